@@ -1,0 +1,17 @@
+//! Plain data that travels between the layers. No behaviour beyond parsing itself; no module but `base`.
+//!
+//! *chunk* (as received) → *segment* (cut) → *job* (asked) → *outcome* (answered) → *event* (published).
+
+pub mod audio;
+pub mod event;
+pub mod frame;
+pub mod outcome;
+pub mod session;
+pub mod task;
+
+pub use audio::{AudioFormat, Encoding, Pcm, SAMPLE_RATE_HZ};
+pub use event::{Draft, Event, EventType};
+pub use frame::{Image, PhotoKind};
+pub use outcome::{TextSegment, Transcript, Word};
+pub use session::{SessionConfig, SessionId};
+pub use task::Task;

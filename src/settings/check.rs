@@ -1,0 +1,284 @@
+//! What values may be: one rule a key, then what must hold between keys. Pure: what touches the disk or a
+//! device is checked by `vigia check`.
+
+use std::{fmt, net::SocketAddr, ops::RangeInclusive};
+
+use config::ValueKind;
+
+use crate::{
+    base::ByteSize,
+    settings::{Levels, MqttMode, Settings},
+};
+
+/// One thing wrong with the settings.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Fault {
+    /// Empty when the source as a whole cannot be read.
+    pub key: String,
+    /// Where it was set: a file, the environment, `--set`.
+    pub origin: String,
+    /// What is wrong and what is expected.
+    pub problem: String,
+}
+
+impl Fault {
+    pub fn new(key: impl Into<String>, origin: impl Into<String>, problem: impl Into<String>) -> Fault {
+        Fault { key: key.into(), origin: origin.into(), problem: problem.into() }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Fault { key, origin, problem } = self;
+        if key.is_empty() { write!(f, "{origin}: {problem}") } else { write!(f, "{key} ({origin}): {problem}") }
+    }
+}
+
+enum Rule {
+    /// Any value of the right type.
+    Any,
+    Whole(RangeInclusive<i64>),
+    Number(RangeInclusive<f64>),
+    Size(RangeInclusive<ByteSize>),
+    /// A text, or each text of a list, that the function accepts; the words say what is expected.
+    Text(fn(&str) -> bool, &'static str),
+    OneOf(&'static [&'static str]),
+    Levels,
+}
+
+const ADDRESS: Rule =
+    Rule::Text(|text| text.parse::<SocketAddr>().is_ok(), "an address with a port, such as \"127.0.0.1:8090\"");
+const MODEL: Rule = Rule::Text(|text| !text.contains(char::is_whitespace), "the name of a model without spaces");
+const QUEUE: Rule = Rule::Whole(1..=1_000_000);
+const KIB: u64 = 1 << 10;
+
+const RULES: &[(&str, Rule)] = &[
+    ("node.name", Rule::Text(is_node_name, "at most 64 letters, digits, `-`, `_` and `.`")),
+    ("device.profile", Rule::Text(|text| !text.is_empty(), "\"auto\" or the name of a profile")),
+    ("server.listen", ADDRESS),
+    ("server.allow_anonymous", Rule::Any),
+    ("server.cors_origins", Rule::Text(is_origin, "origins such as \"http://localhost:5173\", without a path")),
+    ("server.max_connections", Rule::Whole(1..=65_536)),
+    ("server.max_body", Rule::Size(ByteSize(KIB)..=ByteSize(4 << 30))),
+    ("server.max_message", Rule::Size(ByteSize(KIB)..=ByteSize::mib(64))),
+    ("server.request_timeout_secs", Rule::Whole(1..=3600)),
+    ("server.send_timeout_secs", Rule::Whole(1..=3600)),
+    ("server.idle_timeout_secs", Rule::Whole(1..=86_400)),
+    ("audio.language", Rule::Text(is_language, "a language code such as \"es\", or \"auto\"")),
+    ("audio.max_sessions", Rule::Whole(1..=100_000)),
+    ("audio.max_pipelines", Rule::Whole(1..=10_000)),
+    ("audio.partial_interval_ms", Rule::Whole(50..=60_000)),
+    ("vision.max_pixels", Rule::Whole(1..=1_000_000_000)),
+    ("vision.max_side", Rule::Whole(16..=16_384)),
+    ("vad.threshold", Rule::Number(0.0..=1.0)),
+    ("vad.hysteresis", Rule::Number(0.0..=1.0)),
+    ("vad.min_speech_ms", Rule::Whole(0..=60_000)),
+    ("vad.min_silence_ms", Rule::Whole(1..=60_000)),
+    ("vad.pad_ms", Rule::Whole(0..=5_000)),
+    ("vad.max_segment_secs", Rule::Number(1.0..=600.0)),
+    ("jobs.queue_live", QUEUE),
+    ("jobs.queue_interactive", QUEUE),
+    ("jobs.queue_batch", QUEUE),
+    ("jobs.timeout_secs", Rule::Whole(1..=86_400)),
+    ("models.dir", Rule::Any),
+    ("runtime.library", Rule::Any),
+    ("pipelines.dir", Rule::Any),
+    ("pipelines.variant", Rule::OneOf(&["cpu", "jetson", "rtx"])),
+    ("mqtt.mode", Rule::OneOf(&["embedded", "external", "off"])),
+    ("mqtt.listen", ADDRESS),
+    ("mqtt.host", Rule::Text(is_host, "a host name or an address, without a port")),
+    ("mqtt.port", Rule::Whole(1..=65_535)),
+    ("mqtt.username", Rule::Any),
+    ("mqtt.password_file", Rule::Any),
+    ("mqtt.prefix", Rule::Text(is_topic_part, "letters, digits, `-` and `_`")),
+    ("mqtt.discovery", Rule::Any),
+    ("store.dir", Rule::Any),
+    ("store.keep_days", Rule::Whole(1..=36_500)),
+    ("log.level", Rule::Levels),
+    ("shutdown.deadline_secs", Rule::Whole(1..=3600)),
+    ("tasks.vad.model", MODEL),
+    ("tasks.transcribe.model", MODEL),
+    ("tasks.diarize.model", MODEL),
+    ("tasks.describe.model", MODEL),
+    ("tasks.chat.model", MODEL),
+    ("tasks.speak.model", MODEL),
+    ("tasks.paint.model", MODEL),
+    ("tasks.read.model", MODEL),
+    ("tasks.detect.model", MODEL),
+];
+
+/// Whether one value may stand at its key; its type is right already.
+pub(super) fn leaf(key: &str, value: &ValueKind) -> Result<(), String> {
+    let Some((_, rule)) = RULES.iter().find(|(known, _)| *known == key) else { return Ok(()) };
+    match value {
+        ValueKind::I64(number) => rule.number(*number as f64),
+        ValueKind::Float(number) => rule.number(*number),
+        ValueKind::String(text) => rule.text(text),
+        ValueKind::Array(items) => items.iter().try_for_each(|item| match &item.kind {
+            ValueKind::String(text) => rule.text(text),
+            _ => Ok(()),
+        }),
+        _ => Ok(()),
+    }
+}
+
+impl Rule {
+    fn number(&self, number: f64) -> Result<(), String> {
+        let (from, to) = match self {
+            Rule::Whole(range) => (*range.start() as f64, *range.end() as f64),
+            Rule::Number(range) => (*range.start(), *range.end()),
+            _ => return Ok(()),
+        };
+        // Not a number is in no range.
+        if (from..=to).contains(&number) { Ok(()) } else { Err(format!("expected {from} to {to}, found {number}")) }
+    }
+
+    fn text(&self, text: &str) -> Result<(), String> {
+        match self {
+            Rule::Text(accepts, expected) if !accepts(text) => Err(format!("expected {expected}, found \"{text}\"")),
+            Rule::OneOf(list) if !list.contains(&text) => {
+                let list = list.iter().map(|one| format!("\"{one}\"")).collect::<Vec<_>>().join(", ");
+                Err(format!("expected one of {list}, found \"{text}\""))
+            }
+            Rule::Size(range) => {
+                let size: ByteSize = text.parse()?;
+                let (from, to) = (range.start(), range.end());
+                if range.contains(&size) { Ok(()) } else { Err(format!("expected {from} to {to}, found {size}")) }
+            }
+            Rule::Levels => text.parse::<Levels>().map(drop),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn is_topic_part(text: &str) -> bool {
+    !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
+}
+
+/// Empty is allowed: the host name is taken then.
+fn is_node_name(text: &str) -> bool {
+    text.len() <= 64 && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
+}
+
+fn is_origin(text: &str) -> bool {
+    let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
+    rest.is_some_and(|host| !host.is_empty() && !host.contains(|c: char| c == '/' || c == '*' || !c.is_ascii_graphic()))
+}
+
+fn is_language(text: &str) -> bool {
+    let (code, region) = text.split_once('-').unwrap_or((text, "xx"));
+    text == "auto"
+        || (matches!(code.len(), 2 | 3)
+            && code.chars().all(|c| c.is_ascii_lowercase())
+            && matches!(region.len(), 2..=8)
+            && region.chars().all(|c| c.is_ascii_alphanumeric()))
+}
+
+fn is_host(text: &str) -> bool {
+    let looks_like_port = text.matches(':').count() == 1;
+    !text.is_empty() && !looks_like_port && text.chars().all(|c| c.is_ascii_graphic() && c != '/')
+}
+
+/// What must hold between keys: the keys concerned, the first of them the one to change, and the problem.
+pub(super) fn relations(settings: &Settings) -> Vec<(&'static [&'static str], String)> {
+    let Settings { server, vad, mqtt, .. } = settings;
+    let mut problems: Vec<(&'static [&'static str], String)> = Vec::new();
+    if vad.hysteresis >= vad.threshold {
+        let problem = format!("must be smaller than vad.threshold ({}), or no speech would ever end", vad.threshold);
+        problems.push((&["vad.hysteresis", "vad.threshold"], problem));
+    }
+    if vad.max_segment_secs * 1000.0 <= f64::from(vad.min_speech_ms) {
+        let problem = format!("must be longer than vad.min_speech_ms ({} ms)", vad.min_speech_ms);
+        problems.push((&["vad.max_segment_secs", "vad.min_speech_ms"], problem));
+    }
+    let embedded = mqtt.mode == MqttMode::Embedded;
+    if embedded
+        && !mqtt.listen.ip().to_canonical().is_loopback()
+        && (mqtt.username.is_empty() || mqtt.password_file.is_empty())
+    {
+        let problem = format!(
+            "{} is open to the network: set mqtt.username and mqtt.password_file, or listen on 127.0.0.1",
+            mqtt.listen
+        );
+        problems.push((&["mqtt.listen", "mqtt.username", "mqtt.password_file"], problem));
+    }
+    if mqtt.username.is_empty() && !mqtt.password_file.is_empty() {
+        let problem = "a password needs a user: set mqtt.username".to_owned();
+        problems.push((&["mqtt.password_file", "mqtt.username"], problem));
+    }
+    if embedded && mqtt.listen.port() != 0 && mqtt.listen.port() == server.listen.port() {
+        let problem = format!("port {} is server.listen's already: choose another", mqtt.listen.port());
+        problems.push((&["mqtt.listen", "server.listen"], problem));
+    }
+    problems
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::{Sources, load, manual::schema};
+
+    #[test]
+    fn every_key_has_one_rule_that_its_default_obeys() {
+        let mut ruled: Vec<&str> = RULES.iter().map(|(key, _)| *key).collect();
+        ruled.sort_unstable();
+        assert_eq!(ruled, schema().keys().map(String::as_str).collect::<Vec<_>>());
+        for (key, default) in schema() {
+            assert_eq!(leaf(key, &default.kind), Ok(()), "{key}");
+        }
+    }
+
+    /// The faults of `--set`s, as text.
+    fn faults(sets: &[&str]) -> Vec<String> {
+        let sources = Sources { sets: sets.iter().map(|&it| it.to_owned()).collect(), ..Sources::default() };
+        load(&sources).err().unwrap_or_default().iter().map(Fault::to_string).collect()
+    }
+
+    #[test]
+    fn values_out_of_their_rule_say_what_is_expected() {
+        for (set, expected) in [
+            ("vad.threshold=1.5", "expected 0 to 1, found 1.5"),
+            ("vad.threshold=NaN", "expected 0 to 1"),
+            ("mqtt.port=0", "expected 1 to 65535, found 0"),
+            ("mqtt.port=70000", "expected 1 to 65535, found 70000"),
+            ("server.max_body=much", "\"20 MiB\""),
+            ("server.max_body=0 B", "expected 1 KiB to 4 GiB, found 0 B"),
+            ("server.listen=8090", "an address with a port"),
+            ("server.cors_origins=*", "origins such as"),
+            ("server.cors_origins=http://ok,localhost", "found \"localhost\""),
+            ("audio.language=Spanish", "a language code"),
+            ("audio.max_sessions=0", "expected 1 to 100000"),
+            ("log.level=loud", "`loud` is no log level"),
+            ("pipelines.variant=gpu", "expected one of \"cpu\", \"jetson\", \"rtx\", found \"gpu\""),
+            ("mqtt.mode=on", "\"embedded\", \"external\", \"off\""),
+            ("mqtt.host=broker:1883", "without a port"),
+            ("mqtt.prefix=a/#", "letters, digits"),
+            ("node.name=my box", "at most 64 letters"),
+            ("tasks.chat.model=my model", "without spaces"),
+        ] {
+            let faults = faults(&[set]);
+            assert_eq!(faults.len(), 1, "{set}: {faults:?}");
+            assert!(faults[0].contains(expected), "{set}: {faults:?}");
+            assert!(faults[0].contains("(--set)"), "{set}: {faults:?}");
+        }
+    }
+
+    #[test]
+    fn good_values_are_no_fault() {
+        let good = ["audio.language=pt-BR", "audio.language=auto", "mqtt.host=fd00::1", "server.max_body=100 MiB"];
+        assert_eq!(faults(&good), [""; 0]);
+    }
+
+    #[test]
+    fn relations_between_keys_are_checked() {
+        assert!(faults(&["vad.threshold=0.1"])[0].starts_with("vad.hysteresis (--set): must be smaller"));
+        assert!(faults(&["vad.max_segment_secs=1", "vad.min_speech_ms=2000"])[0].contains("longer than"));
+        assert!(faults(&["mqtt.listen=0.0.0.0:1883"])[0].contains("open to the network"));
+        assert!(faults(&["mqtt.password_file=/etc/secret"])[0].contains("needs a user"));
+        assert!(faults(&["mqtt.listen=127.0.0.1:8090"])[0].contains("server.listen's already"));
+        let closed = ["mqtt.listen=0.0.0.0:1883", "mqtt.username=vigia", "mqtt.password_file=/etc/secret"];
+        assert_eq!(faults(&closed), [""; 0]);
+        assert_eq!(faults(&["mqtt.listen=0.0.0.0:1883", "mqtt.mode=external"]), [""; 0]);
+        assert_eq!(faults(&["mqtt.listen=127.0.0.1:0", "server.listen=127.0.0.1:0"]), [""; 0]);
+    }
+}

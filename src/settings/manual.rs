@@ -1,0 +1,118 @@
+//! The defaults file as the reference: the schema of all keys, the nearest known key, and the merged values
+//! printed in the same form.
+
+use std::{collections::BTreeMap, sync::LazyLock};
+
+use config::{FileFormat, Format, Value, ValueKind};
+
+use crate::settings::{Leaf, layer};
+
+/// The commented defaults: the reference of all keys.
+pub const DEFAULTS: &str = include_str!("defaults.toml");
+
+/// What a leaf is called that nobody changed.
+pub(super) const DEFAULTS_ORIGIN: &str = "defaults";
+
+/// Every known key with its default; the default's type is the key's type.
+pub(super) fn schema() -> &'static BTreeMap<String, Value> {
+    static SCHEMA: LazyLock<BTreeMap<String, Value>> = LazyLock::new(|| {
+        // The file is part of the binary, and a test reads it: it cannot fail where a person could mend it.
+        let table = FileFormat::Toml.parse(Some(&DEFAULTS_ORIGIN.to_owned()), DEFAULTS).unwrap_or_default();
+        layer::flatten(table)
+    });
+    &SCHEMA
+}
+
+/// The known key that was probably meant.
+pub(super) fn nearest(key: &str) -> Option<&'static str> {
+    // A third of the letters wrong is another word, not a slip.
+    let limit = (key.len() / 3).max(2);
+    let (best, distance) = schema().keys().map(|known| (known, distance(key, known))).min_by_key(|(_, it)| *it)?;
+    (distance <= limit).then_some(best.as_str())
+}
+
+/// Levenshtein's distance.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, from) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, to) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(from != *to);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(row[j + 1] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+/// A value as it stands in a settings file.
+pub(super) fn literal(value: &Value) -> String {
+    match &value.kind {
+        ValueKind::String(text) => toml::Value::String(text.clone()).to_string(),
+        ValueKind::Float(number) => toml::Value::Float(*number).to_string(),
+        ValueKind::Array(items) => format!("[{}]", items.iter().map(literal).collect::<Vec<_>>().join(", ")),
+        other => other.to_string(),
+    }
+}
+
+/// The merged values as a settings file, each with where it came from.
+pub fn effective(leaves: &[Leaf]) -> String {
+    let mut text = String::new();
+    let mut section = "";
+    let width = leaves.iter().map(|leaf| name(leaf).len() + leaf.value.chars().count()).max().unwrap_or(0).min(60);
+    for leaf in leaves {
+        let (in_section, name) = leaf.key.rsplit_once('.').unwrap_or(("", &leaf.key));
+        if in_section != section {
+            let gap = if section.is_empty() { "" } else { "\n" };
+            text.push_str(&format!("{gap}[{in_section}]\n"));
+            section = in_section;
+        }
+        let pad = width.saturating_sub(name.len() + leaf.value.chars().count());
+        text.push_str(&format!("{name} = {}{:pad$}  # {}\n", leaf.value, "", leaf.origin));
+    }
+    text
+}
+
+fn name(leaf: &Leaf) -> &str {
+    leaf.key.rsplit('.').next().unwrap_or(&leaf.key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{flow::Task, settings::Settings};
+
+    #[test]
+    fn the_structs_and_the_defaults_have_the_same_keys() {
+        // Every struct denies unknown fields and none has a default: a key without a field fails here, and so
+        // does a field without a key.
+        let settings: Settings = toml::from_str(DEFAULTS).unwrap();
+        let mut tasks: Vec<&str> = Task::ALL.iter().map(|task| task.name()).collect();
+        tasks.sort_unstable();
+        assert_eq!(settings.tasks.keys().collect::<Vec<_>>(), tasks);
+        assert_eq!(settings.model_for(Task::Vad), Some("silero-vad"));
+        assert_eq!(settings.model_for(Task::Chat), None);
+        assert!(schema().len() > 50, "{}", schema().len());
+    }
+
+    #[test]
+    fn each_key_has_a_comment_above_it() {
+        let mut above = "";
+        for line in DEFAULTS.lines() {
+            if line.contains(" = ") && !line.starts_with('#') {
+                assert!(above.starts_with("# "), "no comment above `{line}`");
+            }
+            above = line;
+        }
+    }
+
+    #[test]
+    fn a_slip_finds_the_key_that_was_meant() {
+        assert_eq!(nearest("server.lisen"), Some("server.listen"));
+        assert_eq!(nearest("serve.listen"), Some("server.listen"));
+        assert_eq!(nearest("vad.treshold"), Some("vad.threshold"));
+        assert_eq!(nearest("weather.tomorrow"), None);
+    }
+}

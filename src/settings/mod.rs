@@ -1,0 +1,201 @@
+//! Settings: what a person may choose, with every default and its reason in `defaults.toml`.
+//!
+//! Sources, later ones win: defaults → profile → `/etc/vigia/vigia.toml` → `conf.d/*.toml` → environment →
+//! `--set`. The structs below only give names and types; `layer` and `check` find every fault, with where it
+//! was set. Nothing here may touch a device or fall back in silence: a bad value is a fault, never a default.
+
+mod check;
+mod layer;
+mod levels;
+mod load;
+mod manual;
+
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
+
+use serde::Deserialize;
+
+pub use check::Fault;
+pub use levels::Levels;
+pub use load::{Leaf, Loaded, ProfileText, Sources, load, wanted_profile};
+pub use manual::{DEFAULTS, effective};
+
+use crate::base::ByteSize;
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    pub node: Node,
+    pub device: Device,
+    pub server: Server,
+    pub audio: Audio,
+    pub vision: Vision,
+    pub vad: Vad,
+    pub jobs: Jobs,
+    pub models: Models,
+    pub runtime: Runtime,
+    pub pipelines: Pipelines,
+    pub mqtt: Mqtt,
+    pub store: Store,
+    pub log: Log,
+    pub shutdown: Shutdown,
+    /// By the names of `flow::Task`.
+    pub tasks: BTreeMap<String, TaskChoice>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Node {
+    pub name: String,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Device {
+    pub profile: String,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Server {
+    pub listen: SocketAddr,
+    pub allow_anonymous: bool,
+    pub cors_origins: Vec<String>,
+    pub max_connections: usize,
+    pub max_body: ByteSize,
+    pub max_message: ByteSize,
+    pub request_timeout_secs: u64,
+    pub send_timeout_secs: u64,
+    pub idle_timeout_secs: u64,
+}
+
+impl Server {
+    pub fn request_timeout(&self) -> Duration {
+        Duration::from_secs(self.request_timeout_secs)
+    }
+
+    pub fn send_timeout(&self) -> Duration {
+        Duration::from_secs(self.send_timeout_secs)
+    }
+
+    pub fn idle_timeout(&self) -> Duration {
+        Duration::from_secs(self.idle_timeout_secs)
+    }
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Audio {
+    pub language: String,
+    pub max_sessions: usize,
+    pub max_pipelines: usize,
+    pub partial_interval_ms: u64,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Vision {
+    pub max_pixels: u64,
+    pub max_side: u32,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Vad {
+    pub threshold: f32,
+    pub hysteresis: f32,
+    pub min_speech_ms: u32,
+    pub min_silence_ms: u32,
+    pub pad_ms: u32,
+    pub max_segment_secs: f64,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Jobs {
+    pub queue_live: usize,
+    pub queue_interactive: usize,
+    pub queue_batch: usize,
+    pub timeout_secs: u64,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Models {
+    pub dir: String,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Runtime {
+    pub library: String,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pipelines {
+    pub dir: String,
+    pub variant: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MqttMode {
+    Embedded,
+    External,
+    Off,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mqtt {
+    pub mode: MqttMode,
+    pub listen: SocketAddr,
+    pub host: String,
+    pub port: u16,
+    pub username: String,
+    pub password_file: String,
+    pub prefix: String,
+    pub discovery: bool,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Store {
+    pub dir: String,
+    pub keep_days: u32,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Log {
+    pub level: Levels,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Shutdown {
+    pub deadline_secs: u64,
+}
+
+/// What serves a task; an empty model switches it off.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TaskChoice {
+    pub model: String,
+}
+
+impl Settings {
+    /// Folder of sessions, keys and models; `load` has filled it in.
+    pub fn store_dir(&self) -> PathBuf {
+        PathBuf::from(&self.store.dir)
+    }
+
+    pub fn models_dir(&self) -> PathBuf {
+        if self.models.dir.is_empty() { self.store_dir().join("models") } else { PathBuf::from(&self.models.dir) }
+    }
+
+    /// The model that serves a task (`flow::Task` or its name), if any.
+    pub fn model_for(&self, task: impl AsRef<str>) -> Option<&str> {
+        self.tasks.get(task.as_ref()).map(|choice| choice.model.as_str()).filter(|model| !model.is_empty())
+    }
+}
