@@ -45,3 +45,7 @@ pub mod base;
 pub mod flow;
 pub mod settings;
 pub mod telemetry;
+
+pub mod device;
+
+pub mod models;

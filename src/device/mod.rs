@@ -1,0 +1,158 @@
+//! What this machine is: processor, memory and its limits, NVIDIA cards, Jetson. Asked once at start; everyone
+//! else is handed the answer.
+//!
+//! Must never fail and never guess: what cannot be read is absent and `notes` says why. Everything comes from
+//! files below a root folder, so that a captured machine can stand in for a real one (`tests/data/device`).
+
+mod fake;
+mod host;
+mod jetson;
+mod nvidia;
+mod tree;
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+pub use jetson::Jetson;
+
+use tree::Tree;
+
+/// Where models find their memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MemoryKind {
+    /// A card with memory of its own.
+    Dedicated,
+    /// The GPU shares the system's memory, as on a Jetson: what one takes the other lacks.
+    Unified,
+    /// No NVIDIA GPU: models run on the processor, in the system's memory.
+    None,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Gpu {
+    pub name: String,
+    /// The card's own memory; with unified memory the system's, which the GPU shares.
+    pub vram_bytes: u64,
+    pub driver: Option<String>,
+    /// As `8.6`.
+    pub compute_capability: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Facts {
+    pub arch: String,
+    pub kernel: Option<String>,
+    pub os: Option<String>,
+    pub cpu_model: Option<String>,
+    pub cpu_cores: usize,
+    pub ram_bytes: u64,
+    /// Only where a cgroup allows less than there is.
+    pub cgroup_memory_limit: Option<u64>,
+    pub memory_kind: MemoryKind,
+    /// The one with the most memory first.
+    pub gpus: Vec<Gpu>,
+    pub jetson: Option<Jetson>,
+    /// What could not be read or is worth knowing, for a person.
+    pub notes: Vec<String>,
+}
+
+impl Facts {
+    /// The system's memory as far as this process may use it.
+    pub fn usable_ram_bytes(&self) -> u64 {
+        self.cgroup_memory_limit.unwrap_or(self.ram_bytes)
+    }
+
+    /// Memory that models on the GPU can have at most; 0 without one.
+    pub fn gpu_memory_bytes(&self) -> u64 {
+        match self.memory_kind {
+            MemoryKind::Dedicated => self.gpus.first().map_or(0, |gpu| gpu.vram_bytes),
+            MemoryKind::Unified => self.usable_ram_bytes(),
+            MemoryKind::None => 0,
+        }
+    }
+
+    /// The machine in a few words.
+    pub fn title(&self) -> &str {
+        let jetson = self.jetson.as_ref().map(|jetson| jetson.module.as_deref().unwrap_or(&jetson.model));
+        jetson
+            .or(self.gpus.first().map(|gpu| gpu.name.as_str()))
+            .or(self.cpu_model.as_deref())
+            .unwrap_or("this machine")
+    }
+}
+
+/// Reads the machine below `root`: `/` for this one, else a captured tree. The driver is only asked about this one.
+pub fn probe(root: &Path) -> Facts {
+    let mut tree = Tree::new(root);
+    let host = host::read(&mut tree);
+    let jetson = jetson::read(&mut tree, host.kernel.as_deref());
+
+    let (gpus, memory_kind, jetson) = match jetson {
+        // NVML is missing on older Jetsons and reports no memory on newer ones; the device tree knows.
+        Some((jetson, gpu)) => (vec![gpu.with_memory(host.ram_bytes)], MemoryKind::Unified, Some(jetson)),
+        None => {
+            let cards = if root == Path::new("/") { nvidia::cards() } else { fake::cards(&mut tree) };
+            let (gpus, memory_kind) = settle(cards, host.ram_bytes, &mut tree.notes);
+            (gpus, memory_kind, None)
+        }
+    };
+
+    Facts {
+        arch: host.arch,
+        kernel: host.kernel,
+        os: host.os,
+        cpu_model: host.cpu_model,
+        cpu_cores: host.cpu_cores,
+        ram_bytes: host.ram_bytes,
+        cgroup_memory_limit: host.cgroup_memory_limit,
+        memory_kind,
+        gpus,
+        jetson,
+        notes: tree.notes,
+    }
+}
+
+/// A card as the driver tells of it.
+#[derive(Debug, Clone, Deserialize)]
+struct Card {
+    name: String,
+    /// Absent where the driver says that the GPU has no memory of its own.
+    vram_bytes: Option<u64>,
+    driver: Option<String>,
+    compute_capability: Option<String>,
+}
+
+impl Card {
+    fn with_memory(self, bytes: u64) -> Gpu {
+        Gpu { name: self.name, vram_bytes: bytes, driver: self.driver, compute_capability: self.compute_capability }
+    }
+}
+
+fn settle(cards: Result<Vec<Card>, String>, ram_bytes: u64, notes: &mut Vec<String>) -> (Vec<Gpu>, MemoryKind) {
+    let cards = cards.unwrap_or_else(|note| {
+        notes.push(note);
+        Vec::new()
+    });
+    let own_memory = cards.iter().any(|card| card.vram_bytes.is_some());
+    let kind = match (cards.is_empty(), own_memory) {
+        (true, _) => MemoryKind::None,
+        (false, true) => MemoryKind::Dedicated,
+        (false, false) => MemoryKind::Unified,
+    };
+    // Beside a card with memory of its own, a GPU without is no place for models.
+    let mut gpus: Vec<Gpu> = cards
+        .into_iter()
+        .filter(|card| card.vram_bytes.is_some() == own_memory)
+        .map(|card| {
+            let bytes = card.vram_bytes.unwrap_or(ram_bytes);
+            card.with_memory(bytes)
+        })
+        .collect();
+    gpus.sort_by_key(|gpu| std::cmp::Reverse(gpu.vram_bytes));
+    (gpus, kind)
+}
+
+#[cfg(test)]
+mod tests;
