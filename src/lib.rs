@@ -47,5 +47,6 @@ pub mod settings;
 pub mod telemetry;
 
 pub mod device;
+pub mod systemd;
 
 pub mod models;
