@@ -47,6 +47,7 @@ pub mod settings;
 pub mod telemetry;
 
 pub mod device;
+pub mod media;
 pub mod systemd;
 
 pub mod models;
