@@ -48,6 +48,7 @@ pub mod telemetry;
 
 pub mod device;
 pub mod media;
+pub mod store;
 pub mod systemd;
 
 pub mod models;

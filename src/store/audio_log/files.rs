@@ -1,0 +1,426 @@
+//! The audio log's files: `<number>-<mark>.log`, which sessions each is kept for, and reading them back.
+//!
+//! A start never appends to an older file: a torn end stays where it is and harms nothing.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    ffi::OsStr,
+    fs::{self, File},
+    io::{self, ErrorKind, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use super::{
+    AudioPiece,
+    record::{self, Mark, Scan},
+};
+use crate::{
+    base::{Error, Result, lock},
+    flow::SessionId,
+};
+
+/// A file is deleted as a whole, so its size is how finely disk comes back; small enough, and not too many files.
+const ROLL_BYTES: u64 = 64 << 20;
+
+/// What the writer's thread owns.
+pub(super) struct Files {
+    dir: PathBuf,
+    index: Arc<Index>,
+    current: Option<Current>,
+    next_number: u64,
+    /// Held as long as this process may write here.
+    _lock: File,
+}
+
+struct Current {
+    number: u64,
+    mark: Mark,
+    file: File,
+    size: u64,
+}
+
+/// What readers may see of the files.
+#[derive(Default)]
+pub(super) struct Index {
+    files: Mutex<BTreeMap<u64, Kept>>,
+    syncs: AtomicU64,
+}
+
+struct Kept {
+    path: PathBuf,
+    mark: Mark,
+    sessions: HashSet<SessionId>,
+}
+
+impl Files {
+    pub(super) fn open(dir: &Path) -> Result<Files> {
+        let lock = lock_dir(dir)?;
+        let mut found = BTreeMap::new();
+        for path in listed(dir).map_err(|error| unusable(dir).cause(error))? {
+            let Some((number, mark)) = path.file_name().and_then(parse_name) else { continue };
+            found.insert(number, Kept { sessions: sessions_in(&path, mark), path, mark });
+        }
+        let next_number = found.last_key_value().map_or(1, |(number, _)| number + 1);
+        let index = Arc::new(Index { files: Mutex::new(found), syncs: AtomicU64::new(0) });
+        let files = Files { dir: dir.to_owned(), index, current: None, next_number, _lock: lock };
+        files.delete_unneeded();
+        Ok(files)
+    }
+
+    pub(super) fn index(&self) -> Arc<Index> {
+        Arc::clone(&self.index)
+    }
+
+    /// Writes whole records and makes them durable. After an error nobody knows what of them the file holds: the next
+    /// attempt goes into a new one, and reading drops the doubles.
+    pub(super) fn write(&mut self, records: &mut [u8], sessions: &HashSet<SessionId>) -> io::Result<()> {
+        let written = self.try_write(records, sessions);
+        if written.is_err() {
+            self.current = None;
+            self.delete_unneeded();
+        }
+        written
+    }
+
+    fn try_write(&mut self, records: &mut [u8], sessions: &HashSet<SessionId>) -> io::Result<()> {
+        let current = match self.current.take_if(|current| current.size < ROLL_BYTES) {
+            Some(current) => current,
+            None => self.create()?,
+        };
+        let current = self.current.insert(current);
+        record::stamp(records, current.mark);
+        current.file.write_all(records)?;
+        current.file.sync_data()?;
+        current.size += records.len() as u64;
+        self.index.syncs.fetch_add(1, Ordering::Relaxed);
+        if let Some(kept) = self.index.lock().get_mut(&current.number) {
+            kept.sessions.extend(sessions.iter().cloned());
+        }
+        Ok(())
+    }
+
+    /// Deletes the files that were kept for these sessions alone.
+    pub(super) fn release(&mut self, released: &HashSet<SessionId>) {
+        if released.is_empty() {
+            return;
+        }
+        for kept in self.index.lock().values_mut() {
+            kept.sessions.retain(|session| !released.contains(session));
+        }
+        self.delete_unneeded();
+        if self.current.as_ref().is_some_and(|current| !self.index.lock().contains_key(&current.number)) {
+            self.current = None;
+        }
+    }
+
+    fn create(&mut self) -> io::Result<Current> {
+        let mut mark = Mark::default();
+        getrandom::fill(&mut mark).map_err(|error| io::Error::other(error.to_string()))?;
+        let number = self.next_number;
+        let path = self.dir.join(name(number, mark));
+        let file = fs::OpenOptions::new().append(true).create_new(true).mode(0o600).open(&path)?;
+        self.next_number += 1;
+        // Else a power cut could take the file's name, and with it all that was made durable in it.
+        File::open(&self.dir)?.sync_all()?;
+        self.index.lock().insert(number, Kept { path, mark, sessions: HashSet::new() });
+        Ok(Current { number, mark, file, size: 0 })
+    }
+
+    fn delete_unneeded(&self) {
+        let unneeded: Vec<Kept> =
+            self.index.lock().extract_if(.., |_, kept| kept.sessions.is_empty()).map(|(_, kept)| kept).collect();
+        for Kept { path, .. } in unneeded {
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    log::warn!("cannot delete {}, which nobody needs any more: {error}", path.display());
+                }
+                _ => (),
+            }
+        }
+    }
+}
+
+impl Index {
+    pub(super) fn sessions(&self) -> Vec<SessionId> {
+        let sessions: HashSet<SessionId> = self.lock().values().flat_map(|kept| &kept.sessions).cloned().collect();
+        let mut sessions: Vec<SessionId> = sessions.into_iter().collect();
+        sessions.sort();
+        sessions
+    }
+
+    pub(super) fn syncs(&self) -> u64 {
+        self.syncs.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn read(&self, session: &SessionId) -> io::Result<Vec<AudioPiece>> {
+        let files: Vec<(PathBuf, Mark)> = {
+            let index = self.lock();
+            index.values().filter(|it| it.sessions.contains(session)).map(|it| (it.path.clone(), it.mark)).collect()
+        };
+        let mut pieces = Vec::new();
+        for (path, mark) in files {
+            let mut scan = match File::open(&path) {
+                Ok(file) => Scan::new(file, mark),
+                // Released meanwhile.
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                Err(error) => return Err(error),
+            };
+            while let Some(record) = scan.next()? {
+                if record.session == session.as_str() {
+                    let samples = record.samples().collect();
+                    pieces.push(AudioPiece { take: record.take, first_sample: record.first_sample, samples });
+                }
+            }
+        }
+        Ok(joined(pieces))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Kept>> {
+        lock(&self.files)
+    }
+}
+
+/// Puts pieces in order, drops what comes twice, and joins what has no gap between.
+fn joined(mut pieces: Vec<AudioPiece>) -> Vec<AudioPiece> {
+    // Stable: of two pieces that begin alike, the one written first counts.
+    pieces.sort_by_key(|piece| (piece.take, piece.first_sample));
+    let mut joined: Vec<AudioPiece> = Vec::new();
+    for piece in pieces {
+        if let Some(last) = joined.last_mut()
+            && last.take == piece.take
+            && let Some(known) =
+                last.first_sample.saturating_add(last.samples.len() as u64).checked_sub(piece.first_sample)
+        {
+            let known = usize::try_from(known).unwrap_or(usize::MAX).min(piece.samples.len());
+            last.samples.extend_from_slice(&piece.samples[known..]);
+        } else {
+            joined.push(piece);
+        }
+    }
+    joined
+}
+
+/// Whose records a file holds. A file that cannot be read further ends there.
+fn sessions_in(path: &Path, mark: Mark) -> HashSet<SessionId> {
+    let mut sessions = HashSet::new();
+    let mut last = String::new();
+    let scanned = File::open(path).and_then(|file| {
+        let mut scan = Scan::new(file, mark);
+        while let Some(record) = scan.next()? {
+            // Often many in a row.
+            if record.session != last {
+                last.clear();
+                last.push_str(record.session);
+                sessions.extend(SessionId::parse(&last));
+            }
+        }
+        Ok(scan.skipped)
+    });
+    match scanned {
+        Ok(0) => (),
+        Ok(skipped) => {
+            log::warn!("{}: {skipped} bytes are no whole record (a torn end, or damage)", path.display())
+        }
+        Err(error) => log::error!("{} cannot be read to its end: {error}", path.display()),
+    }
+    sessions
+}
+
+fn lock_dir(dir: &Path) -> Result<File> {
+    let path = dir.join("lock");
+    let options = fs::OpenOptions::new().append(true).create(true).mode(0o600).open(&path);
+    let file = options.map_err(|error| unusable(dir).cause(error))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(fs::TryLockError::WouldBlock) => {
+            Err(Error::unavailable(format!("another daemon writes audio to {}", dir.display()))
+                .hint("stop it, or give this one a store.dir of its own"))
+        }
+        Err(fs::TryLockError::Error(error)) => Err(unusable(dir).cause(error)),
+    }
+}
+
+fn unusable(dir: &Path) -> Error {
+    Error::unavailable(format!("cannot keep audio in {}", dir.display()))
+        .hint("store.dir must be a folder that the daemon may write to")
+}
+
+fn listed(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    fs::read_dir(dir)?.map(|entry| Ok(entry?.path())).collect()
+}
+
+fn name(number: u64, mark: Mark) -> String {
+    format!("{number:08}-{:08x}.log", u32::from_le_bytes(mark))
+}
+
+fn parse_name(name: &OsStr) -> Option<(u64, Mark)> {
+    let (number, mark) = name.to_str()?.strip_suffix(".log")?.split_once('-')?;
+    Some((number.parse().ok()?, u32::from_str_radix(mark, 16).ok()?.to_le_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::testing::id;
+
+    fn records(pieces: &[(&str, u64, Vec<i16>)]) -> (Vec<u8>, HashSet<SessionId>) {
+        let mut bytes = Vec::new();
+        for (session, first_sample, samples) in pieces {
+            record::write(&mut bytes, &id(session), 1, *first_sample, samples);
+        }
+        (bytes, pieces.iter().map(|(session, ..)| id(session)).collect())
+    }
+
+    fn write(files: &mut Files, pieces: &[(&str, u64, Vec<i16>)]) {
+        let (mut bytes, sessions) = records(pieces);
+        files.write(&mut bytes, &sessions).unwrap();
+    }
+
+    fn logs(dir: &Path) -> Vec<PathBuf> {
+        let mut logs = listed(dir).unwrap();
+        logs.retain(|path| path.extension().is_some());
+        logs.sort();
+        logs
+    }
+
+    fn piece(first_sample: u64, samples: &[i16]) -> AudioPiece {
+        AudioPiece { take: 1, first_sample, samples: samples.to_vec() }
+    }
+
+    #[test]
+    fn whatever_happens_to_the_last_records_all_others_are_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        // Each record is of a session of its own, and its audio has no zeros.
+        let audio = |n: usize| [0x1111 * (n as i16 + 1); 4];
+        let sessions: Vec<String> = (0..6).map(|n| format!("session-{n}")).collect();
+        let mut ends = vec![0];
+        let mut files = Files::open(dir.path()).unwrap();
+        for (n, session) in sessions.iter().enumerate() {
+            let pieces = [(session.as_str(), 0, audio(n).to_vec())];
+            ends.push(ends[n] + records(&pieces).0.len());
+            write(&mut files, &pieces);
+        }
+        drop(files);
+        let [path] = &logs(dir.path())[..] else { panic!("one file") };
+        let whole = fs::read(path).unwrap();
+        assert_eq!(whole.len(), ends[6]);
+
+        let check = |bytes: &[u8], lost: &[usize], what: &str| {
+            fs::write(path, bytes).unwrap();
+            let files = Files::open(dir.path()).unwrap();
+            for (n, session) in sessions.iter().enumerate() {
+                let expected = if lost.contains(&n) { vec![] } else { vec![piece(0, &audio(n))] };
+                assert_eq!(files.index.read(&id(session)).unwrap(), expected, "{what}, session {n}");
+            }
+            assert_eq!(files.index.sessions().len(), sessions.len() - lost.len(), "{what}");
+        };
+        for at in ends[3]..whole.len() {
+            let hit = ends.iter().rposition(|end| *end <= at).unwrap();
+            let lost: Vec<usize> = (hit..sessions.len()).collect();
+            check(&whole[..at], &lost, &format!("cut at {at}"));
+            for flip in [0x01, 0xff] {
+                let mut bytes = whole.clone();
+                bytes[at] ^= flip;
+                check(&bytes, &[hit], &format!("byte {at} flipped by {flip}"));
+            }
+            let mut bytes = whole.clone();
+            bytes[at..].fill(0);
+            check(&bytes, &lost, &format!("zeros from {at}"));
+        }
+    }
+
+    #[test]
+    fn a_start_never_touches_what_is_there_and_goes_on_in_a_new_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut files = Files::open(dir.path()).unwrap();
+        write(&mut files, &[("a", 0, vec![1, 2])]);
+        drop(files);
+        let first = logs(dir.path())[0].clone();
+        let torn = [fs::read(&first).unwrap(), vec![0xaa; 7]].concat();
+        fs::write(&first, &torn).unwrap();
+        fs::write(dir.path().join("notes.txt"), "not ours").unwrap();
+
+        let mut files = Files::open(dir.path()).unwrap();
+        write(&mut files, &[("a", 2, vec![3])]);
+        assert_eq!(fs::read(&first).unwrap(), torn);
+        assert_eq!(files.index.read(&id("a")).unwrap(), [piece(0, &[1, 2, 3])]);
+        assert!(dir.path().join("notes.txt").exists());
+    }
+
+    #[test]
+    fn a_file_without_a_whole_record_is_cleared_away() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("00000007-12345678.log"), [0; 1000]).unwrap();
+        let mut files = Files::open(dir.path()).unwrap();
+        assert!(logs(dir.path()).is_empty());
+        write(&mut files, &[("a", 0, vec![1])]);
+        assert!(logs(dir.path())[0].file_name().unwrap().to_str().unwrap().starts_with("00000008-"));
+    }
+
+    #[test]
+    fn files_roll_and_go_when_nobody_needs_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut files = Files::open(dir.path()).unwrap();
+        write(&mut files, &[("a", 0, vec![1]), ("b", 0, vec![2])]);
+        files.current.as_mut().unwrap().size = ROLL_BYTES;
+        write(&mut files, &[("b", 1, vec![3])]);
+        assert_eq!(logs(dir.path()).len(), 2);
+
+        files.release(&[id("a")].into());
+        assert_eq!(logs(dir.path()).len(), 2, "b still needs both");
+        assert_eq!(files.index.sessions(), [id("b")]);
+        files.release(&[id("b"), id("unknown")].into());
+        assert!(logs(dir.path()).is_empty(), "the current one too");
+        write(&mut files, &[("b", 0, vec![4])]);
+        assert_eq!(files.index.read(&id("b")).unwrap(), [piece(0, &[4])]);
+    }
+
+    #[test]
+    fn after_a_failed_write_the_next_goes_into_a_new_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut files = Files::open(dir.path()).unwrap();
+        write(&mut files, &[("a", 0, vec![1])]);
+        // Cannot be written through.
+        files.current.as_mut().unwrap().file = File::open(&logs(dir.path())[0]).unwrap();
+        let (mut bytes, sessions) = records(&[("a", 1, vec![2])]);
+        assert!(files.write(&mut bytes, &sessions).is_err());
+        files.write(&mut bytes, &sessions).unwrap();
+        assert_eq!(logs(dir.path()).len(), 2);
+        assert_eq!(files.index.read(&id("a")).unwrap(), [piece(0, &[1, 2])]);
+    }
+
+    #[test]
+    fn one_process_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = Files::open(dir.path()).unwrap();
+        let refused = Files::open(dir.path()).err().unwrap();
+        assert!(refused.message().contains("another daemon"), "{refused}");
+        drop(files);
+        assert!(Files::open(dir.path()).is_ok());
+    }
+
+    #[test]
+    fn pieces_are_ordered_joined_and_freed_of_doubles() {
+        let given = vec![
+            piece(0, &[0, 1, 2]),
+            piece(6, &[6, 7]),
+            // Sent again from where the server had said, over the gap and what was there.
+            piece(2, &[2, 3, 4]),
+            piece(5, &[5, 6, 7, 8]),
+            piece(1, &[1]),
+            piece(20, &[20]),
+            AudioPiece { take: 2, first_sample: 21, samples: vec![9] },
+        ];
+        let expected = [
+            piece(0, &[0, 1, 2, 3, 4, 5, 6, 7, 8]),
+            piece(20, &[20]),
+            AudioPiece { take: 2, first_sample: 21, samples: vec![9] },
+        ];
+        assert_eq!(joined(given), expected);
+    }
+}
