@@ -48,7 +48,13 @@ pub mod telemetry;
 
 pub mod device;
 pub mod media;
+pub mod runtime;
 pub mod store;
 pub mod systemd;
 
 pub mod models;
+pub mod segment;
+
+pub mod engines;
+
+pub mod jobs;

@@ -1,0 +1,83 @@
+//! Engines: one loaded model with its before and after. This file holds the contracts alone.
+//!
+//! An engine knows nothing of sessions, queues or publishers, and nothing model-specific is in a trait. It is
+//! synchronous on purpose: the work is computing, not waiting; a host (`host`, `voice`) gives it its thread.
+
+mod host;
+mod registry;
+pub mod vad;
+mod voice;
+
+#[cfg(any(test, feature = "test-engine"))]
+pub mod echo;
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use crate::{
+    base::Result,
+    flow::{Pcm, Transcript},
+};
+
+pub use host::{Asr, Engine, Host};
+pub use registry::{Places, Registry, TaskState, TaskStatus, TranscriberHost};
+pub use voice::{Heard, Sink, Voice, VoiceLimits, VoiceStream};
+
+/// What a transcriber is asked, besides the audio.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TranscribeAsk {
+    pub audio: Pcm,
+    /// A code such as `es`, or `auto`.
+    pub language: String,
+    pub words: bool,
+    pub translate: bool,
+    pub prompt: Option<String>,
+}
+
+/// Turns a piece of audio into text.
+pub trait Transcriber: Send {
+    fn transcribe(&mut self, ask: &TranscribeAsk, cancel: &Cancel) -> Result<Transcript>;
+}
+
+/// What a voice detector remembers of one stream.
+#[derive(Debug, Clone)]
+pub struct VoiceState {
+    pub recurrent: [f32; 256],
+    pub context: [f32; 64],
+}
+
+impl Default for VoiceState {
+    fn default() -> VoiceState {
+        VoiceState { recurrent: [0.0; 256], context: [0.0; 64] }
+    }
+}
+
+/// One frame of one stream in a batch.
+pub struct VoiceFrame<'a> {
+    /// `segment::speech::FRAME` samples.
+    pub samples: &'a [f32],
+    pub state: &'a mut VoiceState,
+    pub probability: f32,
+}
+
+/// Says how likely each frame is speech. Frames of different streams are looked at together, because one run over
+/// thirty streams costs little more than one over a single stream.
+pub trait VoiceDetector: Send {
+    fn detect(&mut self, frames: &mut [VoiceFrame<'_>]) -> Result<()>;
+}
+
+/// Lets a job be given up between two steps of its engine.
+#[derive(Debug, Clone, Default)]
+pub struct Cancel(Arc<AtomicBool>);
+
+impl Cancel {
+    pub fn cancel(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    pub fn is_cancelled(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,7 @@
+//! Work that was asked for: bounded, prioritised, and the one place where anything waits for an engine.
+
+mod queue;
+mod worker;
+
+pub use queue::{Ask, Priority, Queue, QueueDepth, QueueLimits};
+pub use worker::run;

@@ -1,0 +1,220 @@
+//! The queue: three lanes, each with a size. A full lane refuses at the door; whoever may not lose work (a live
+//! session's final segments) waits for a place instead, and holds back its client while it does.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex},
+    time::Instant,
+};
+
+use serde::Serialize;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
+
+use crate::{
+    base::{Error, Kind, Result, lock},
+    engines::TranscribeAsk,
+    flow::{Task, Transcript},
+    telemetry::events::{QueueRefused, emit},
+};
+
+/// Who goes first. Live work is what somebody is speaking right now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Priority {
+    Live,
+    Interactive,
+    Batch,
+}
+
+impl Priority {
+    const ALL: [Priority; 3] = [Priority::Live, Priority::Interactive, Priority::Batch];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Priority::Live => "live",
+            Priority::Interactive => "interactive",
+            Priority::Batch => "batch",
+        }
+    }
+}
+
+/// What is asked, with the way back to the one who waits.
+pub enum Ask {
+    Transcribe(TranscribeAsk, oneshot::Sender<Result<Transcript>>),
+}
+
+impl Ask {
+    /// The engine it needs.
+    pub(super) fn task(&self) -> Task {
+        match self {
+            Ask::Transcribe(..) => Task::Transcribe,
+        }
+    }
+
+    /// Whoever asked has left; the work would be for nobody.
+    pub(super) fn is_abandoned(&self) -> bool {
+        match self {
+            Ask::Transcribe(_, reply) => reply.is_closed(),
+        }
+    }
+}
+
+pub(super) struct Job {
+    pub(super) priority: Priority,
+    pub(super) ask: Ask,
+    pub(super) asked: Instant,
+    /// The place in its lane, free again once the job is done with.
+    _place: OwnedSemaphorePermit,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct QueueLimits {
+    pub live: usize,
+    pub interactive: usize,
+    pub batch: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct QueueDepth {
+    pub live: usize,
+    pub interactive: usize,
+    pub batch: usize,
+}
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub struct Queue(Arc<Inner>);
+
+struct Inner {
+    lanes: Mutex<[VecDeque<Job>; 3]>,
+    places: [Arc<Semaphore>; 3],
+    beats: Mutex<Vec<oneshot::Sender<()>>>,
+    changed: Notify,
+}
+
+impl Queue {
+    pub fn new(limits: QueueLimits) -> Queue {
+        let places = [limits.live, limits.interactive, limits.batch].map(|size| Arc::new(Semaphore::new(size)));
+        Queue(Arc::new(Inner { lanes: Mutex::default(), places, beats: Mutex::default(), changed: Notify::new() }))
+    }
+
+    /// Takes the job, or says that the lane is full.
+    pub fn submit(&self, priority: Priority, ask: Ask) -> Result<()> {
+        let place = Arc::clone(&self.0.places[priority as usize]).try_acquire_owned().map_err(|_| {
+            emit(QueueRefused { priority: priority.name() });
+            Error::new(Kind::Busy, format!("too much {} work is waiting already", priority.name()))
+                .hint("try again in a few seconds")
+        })?;
+        self.put(Job { priority, ask, asked: Instant::now(), _place: place });
+        Ok(())
+    }
+
+    /// Takes the job once there is a place. Dropping the future gives up the wait.
+    pub async fn submit_patiently(&self, priority: Priority, ask: Ask) -> Result<()> {
+        let place = Arc::clone(&self.0.places[priority as usize])
+            .acquire_owned()
+            .await
+            .map_err(|_| Error::internal("the queue has been closed"))?;
+        self.put(Job { priority, ask, asked: Instant::now(), _place: place });
+        Ok(())
+    }
+
+    /// Resolves when the worker has come round once: a sign of life for the watchdog. It takes no place in a lane, for
+    /// a queue that is full of work is no reason to be restarted.
+    pub async fn beat(&self) -> Result<()> {
+        let (sender, receiver) = oneshot::channel();
+        lock(&self.0.beats).push(sender);
+        self.0.changed.notify_one();
+        receiver.await.map_err(|_| Error::internal("the worker of the queue has ended"))
+    }
+
+    pub(super) fn answer_beats(&self) {
+        for beat in lock(&self.0.beats).drain(..) {
+            // Whoever asked may have stopped waiting.
+            beat.send(()).unwrap_or(());
+        }
+    }
+
+    pub fn depth(&self) -> QueueDepth {
+        let lanes = lock(&self.0.lanes);
+        QueueDepth { live: lanes[0].len(), interactive: lanes[1].len(), batch: lanes[2].len() }
+    }
+
+    /// The first job, by priority and then by age, whose engine is free.
+    pub(super) fn take(&self, is_free: impl Fn(Task) -> bool) -> Option<Job> {
+        let mut lanes = lock(&self.0.lanes);
+        for priority in Priority::ALL {
+            let lane = &mut lanes[priority as usize];
+            let next = lane.iter().position(|job| is_free(job.ask.task()));
+            if let Some(index) = next {
+                return lane.remove(index);
+            }
+        }
+        None
+    }
+
+    /// Resolves when something was put in since the last call.
+    pub(super) async fn changed(&self) {
+        self.0.changed.notified().await;
+    }
+
+    fn put(&self, job: Job) {
+        lock(&self.0.lanes)[job.priority as usize].push_back(job);
+        self.0.changed.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn queue(live: usize) -> Queue {
+        Queue::new(QueueLimits { live, interactive: 4, batch: 4 })
+    }
+
+    fn transcribe() -> (Ask, oneshot::Receiver<Result<Transcript>>) {
+        let (reply, answer) = oneshot::channel();
+        let ask = TranscribeAsk {
+            audio: vec![0.0; 16].into(),
+            language: "es".to_owned(),
+            words: false,
+            translate: false,
+            prompt: None,
+        };
+        (Ask::Transcribe(ask, reply), answer)
+    }
+
+    #[test]
+    fn busy_when_the_lane_is_full_and_free_again_when_the_job_is_done_with() {
+        let queue = queue(1);
+        queue.submit(Priority::Live, transcribe().0).unwrap();
+        let refused = queue.submit(Priority::Live, transcribe().0).unwrap_err();
+        assert_eq!(refused.kind(), Kind::Busy);
+        assert!(refused.hint_text().is_some());
+        queue.submit(Priority::Batch, transcribe().0).unwrap();
+        drop(queue.take(|_| true));
+        queue.submit(Priority::Live, transcribe().0).unwrap();
+    }
+
+    #[tokio::test]
+    async fn the_patient_get_the_next_place() {
+        let queue = queue(1);
+        queue.submit(Priority::Live, transcribe().0).unwrap();
+        let waiting = tokio::spawn({
+            let queue = queue.clone();
+            async move { queue.submit_patiently(Priority::Live, transcribe().0).await }
+        });
+        drop(queue.take(|_| true));
+        waiting.await.unwrap().unwrap();
+        assert_eq!(queue.depth().live, 1);
+    }
+
+    #[test]
+    fn live_work_overtakes_and_waits_for_its_engine() {
+        let queue = queue(4);
+        queue.submit(Priority::Batch, transcribe().0).unwrap();
+        queue.submit(Priority::Live, transcribe().0).unwrap();
+        assert!(queue.take(|_| false).is_none());
+        assert!(queue.take(|_| true).is_some_and(|job| job.priority == Priority::Live));
+        assert_eq!(queue.depth(), QueueDepth { live: 0, interactive: 0, batch: 1 });
+    }
+}

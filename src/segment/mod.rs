@@ -1,0 +1,8 @@
+//! Pure decisions about what to cut out of a stream. Knows no clock, no device and no engine: the same input gives
+//! the same cuts, live or from a file.
+
+pub mod speech;
+pub mod tape;
+
+pub use speech::{Live, Offline, Rules, Span, SpeechEvent};
+pub use tape::Tape;

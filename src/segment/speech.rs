@@ -1,0 +1,388 @@
+//! From voice probabilities, one a frame of 32 ms, to spans of speech.
+//!
+//! Two machines over the same rules, each equal to its reference (contracts of Silero VAD): [`Offline`] sees a whole
+//! recording and pads its spans; [`Live`] sees one frame at a time, speaks as early as it can, and cuts long speech at
+//! its best pause.
+
+use crate::flow::SAMPLE_RATE_HZ;
+
+/// Samples of one frame.
+pub const FRAME: u64 = 512;
+
+/// A pause must be longer than this to be a place where long speech may be cut.
+const CUT_SILENCE: u64 = samples(98);
+
+const fn samples(ms: u64) -> u64 {
+    ms * SAMPLE_RATE_HZ as u64 / 1000
+}
+
+/// When speech begins and ends, in samples.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Rules {
+    pub threshold: f32,
+    pub exit: f32,
+    pub min_speech: u64,
+    pub min_silence: u64,
+    pub pad: u64,
+    /// Longest span; `u64::MAX` for no limit.
+    pub max_speech: u64,
+}
+
+impl Rules {
+    pub fn new(threshold: f32, hysteresis: f32, min_speech_ms: u32, min_silence_ms: u32, pad_ms: u32) -> Rules {
+        Rules {
+            threshold,
+            exit: (threshold - hysteresis).max(0.01),
+            min_speech: samples(min_speech_ms.into()),
+            min_silence: samples(min_silence_ms.into()),
+            pad: samples(pad_ms.into()),
+            max_speech: u64::MAX,
+        }
+    }
+
+    /// The reference's defaults for whole recordings.
+    pub fn reference() -> Rules {
+        Rules::new(0.5, 0.15, 250, 100, 30)
+    }
+
+    pub fn max_speech_secs(self, secs: f64) -> Rules {
+        Rules { max_speech: (secs * f64::from(SAMPLE_RATE_HZ)) as u64, ..self }
+    }
+
+    /// The longest stretch before a cut is looked for: room for a frame and both pads stays.
+    fn cut_after(&self) -> u64 {
+        self.max_speech.saturating_sub(FRAME + 2 * self.pad)
+    }
+}
+
+/// A stretch of speech in samples, `[start, end)`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    pub start: u64,
+    pub end: u64,
+}
+
+impl Span {
+    fn len(&self) -> u64 {
+        self.end - self.start
+    }
+}
+
+/// Spans of a whole recording.
+pub struct Offline {
+    rules: Rules,
+    frames: u64,
+    start: Option<u64>,
+    quiet_since: Option<u64>,
+    pauses: Vec<Span>,
+    spans: Vec<Span>,
+}
+
+impl Offline {
+    pub fn new(rules: Rules) -> Offline {
+        Offline { rules, frames: 0, start: None, quiet_since: None, pauses: Vec::new(), spans: Vec::new() }
+    }
+
+    pub fn push(&mut self, probability: f32) {
+        let now = self.frames * FRAME;
+        self.frames += 1;
+        let loud = probability >= self.rules.threshold;
+
+        // 1. Speech goes on after a pause: remember the pause as a place to cut.
+        if loud && let Some(since) = self.quiet_since.take() {
+            let pause = Span { start: since, end: now };
+            if pause.len() > CUT_SILENCE {
+                self.pauses.push(pause);
+            }
+        }
+        // 2. Speech begins.
+        let Some(start) = self.start else {
+            if loud {
+                self.start = Some(now);
+            }
+            return;
+        };
+        // 3. Too long: cut at the longest pause, or here if there was none.
+        if now - start > self.rules.cut_after() {
+            if let Some(pause) = self.longest_pause() {
+                self.spans.push(Span { start, end: pause.start });
+                self.start = Some(pause.end);
+            } else {
+                self.spans.push(Span { start, end: now });
+                self.start = None;
+            }
+            self.quiet_since = None;
+            self.pauses.clear();
+            if self.start.is_none() {
+                return;
+            }
+        }
+        // 4. Quiet for long enough: speech ended where the quiet began.
+        if probability < self.rules.exit {
+            let since = *self.quiet_since.get_or_insert(now);
+            if now - since >= self.rules.min_silence {
+                let start = self.start.take().unwrap_or(start);
+                self.keep(Span { start, end: since });
+                self.quiet_since = None;
+                self.pauses.clear();
+            }
+        }
+    }
+
+    /// The spans, padded, of a recording with that many samples.
+    pub fn finish(mut self, total: u64) -> Vec<Span> {
+        if let Some(start) = self.start {
+            self.keep(Span { start, end: total });
+        }
+        let pad = self.rules.pad;
+        let mut spans = self.spans;
+        for i in 0..spans.len() {
+            if i == 0 {
+                spans[i].start = spans[i].start.saturating_sub(pad);
+            }
+            if i + 1 < spans.len() {
+                let gap = spans[i + 1].start - spans[i].end;
+                let (after, before) = if gap < 2 * pad { (gap / 2, gap / 2) } else { (pad, pad) };
+                spans[i].end = (spans[i].end + after).min(total);
+                spans[i + 1].start = spans[i + 1].start.saturating_sub(before);
+            } else {
+                spans[i].end = (spans[i].end + pad).min(total);
+            }
+        }
+        spans
+    }
+
+    fn keep(&mut self, span: Span) {
+        if span.end > span.start && span.len() > self.rules.min_speech {
+            self.spans.push(span);
+        }
+    }
+
+    fn longest_pause(&self) -> Option<Span> {
+        // The first of equals, as the reference does.
+        self.pauses.iter().copied().reduce(|best, pause| if pause.len() > best.len() { pause } else { best })
+    }
+}
+
+/// What the live machine says, in samples since the start of the take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SpeechEvent {
+    /// Somebody begins to speak.
+    Start { at: u64 },
+    /// They fell silent.
+    End { at: u64 },
+    /// A segment to transcribe. Comes after its `Start`; before its `End`, or in the middle of long speech.
+    Segment(Span),
+}
+
+/// One frame at a time.
+pub struct Live {
+    rules: Rules,
+    frames: u64,
+    start: Option<u64>,
+    quiet_since: Option<u64>,
+    longest_pause: Option<Span>,
+}
+
+impl Live {
+    pub fn new(rules: Rules) -> Live {
+        Live { rules, frames: 0, start: None, quiet_since: None, longest_pause: None }
+    }
+
+    /// Takes the next frame's probability; says up to two things.
+    pub fn push(&mut self, probability: f32, mut say: impl FnMut(SpeechEvent)) {
+        // The reference counts the position after the frame.
+        let now = (self.frames + 1) * FRAME;
+        self.frames += 1;
+        let loud = probability >= self.rules.threshold;
+
+        // 1. Speech goes on after a pause: remember the longest as the place to cut.
+        if loud && let Some(since) = self.quiet_since.take() {
+            let pause = Span { start: since, end: now };
+            let best = self.longest_pause.map_or(CUT_SILENCE, |best| best.len());
+            if self.start.is_some() && pause.len() > best {
+                self.longest_pause = Some(pause);
+            }
+        }
+        // 2. Speech begins.
+        let Some(start) = self.start else {
+            if loud {
+                let at = now.saturating_sub(self.rules.pad + FRAME);
+                self.start = Some(at);
+                say(SpeechEvent::Start { at });
+            }
+            return;
+        };
+        // 3. Too long: cut at the longest pause, or here if there was none; they are still speaking.
+        if now - start > self.rules.cut_after() {
+            let (end, next) = match self.longest_pause.take() {
+                Some(pause) => {
+                    let pad = self.rules.pad.min(pause.len() / 2);
+                    (pause.start - FRAME + pad, pause.end - FRAME - pad)
+                }
+                None => (now, now),
+            };
+            say(SpeechEvent::Segment(Span { start, end }));
+            self.start = Some(next);
+        }
+        // 4. Quiet for long enough: speech ended where the quiet began.
+        if probability < self.rules.exit {
+            let since = *self.quiet_since.get_or_insert(now);
+            if now - since >= self.rules.min_silence {
+                self.end_at(self.end_after(since), &mut say);
+            }
+        }
+    }
+
+    /// The take is over after `total` samples: open speech ends there.
+    pub fn finish(&mut self, total: u64, mut say: impl FnMut(SpeechEvent)) {
+        if self.start.is_some() {
+            let end = self.quiet_since.map_or(total, |since| self.end_after(since).min(total));
+            self.end_at(end, &mut say);
+        }
+    }
+
+    /// Where the speech that is going on began.
+    pub fn speaking_since(&self) -> Option<u64> {
+        self.start
+    }
+
+    fn end_after(&self, quiet_since: u64) -> u64 {
+        (quiet_since + self.rules.pad).saturating_sub(FRAME)
+    }
+
+    fn end_at(&mut self, end: u64, say: &mut impl FnMut(SpeechEvent)) {
+        if let Some(start) = self.start.take() {
+            // A click or a cough is voice activity, but nothing to transcribe. The pad at the start is no speech.
+            let span = Span { start, end: end.max(start) };
+            if span.len() > self.rules.min_speech {
+                say(SpeechEvent::Segment(span));
+            }
+            say(SpeechEvent::End { at: span.end });
+        }
+        self.quiet_since = None;
+        self.longest_pause = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    /// Probabilities with what the reference's own functions make of them (tests/data/make/vad_spans.py).
+    fn cases() -> Vec<Value> {
+        let text = include_str!("../../tests/data/vad/spans.json");
+        let file: Value = serde_json::from_str(text).unwrap();
+        file["cases"].as_array().unwrap().clone()
+    }
+
+    fn probabilities(case: &Value) -> Vec<f32> {
+        case["probabilities"].as_array().unwrap().iter().map(|it| it.as_f64().unwrap() as f32).collect()
+    }
+
+    #[test]
+    fn offline_spans_equal_the_reference() {
+        for (number, case) in cases().iter().enumerate() {
+            let option = |name: &str, default: u64| case["options"][name].as_u64().unwrap_or(default) as u32;
+            let mut rules = Rules::new(
+                0.5,
+                0.15,
+                option("min_speech_duration_ms", 250),
+                option("min_silence_duration_ms", 100),
+                option("speech_pad_ms", 30),
+            );
+            if let Some(secs) = case["options"]["max_speech_duration_s"].as_f64() {
+                rules = rules.max_speech_secs(secs);
+            }
+            let mut offline = Offline::new(rules);
+            probabilities(case).iter().for_each(|probability| offline.push(*probability));
+            let spans: Vec<[u64; 2]> =
+                offline.finish(case["samples"].as_u64().unwrap()).iter().map(|span| [span.start, span.end]).collect();
+            let expected: Vec<[u64; 2]> = serde_json::from_value(case["offline"].clone()).unwrap();
+            assert_eq!(spans, expected, "case {number}: {}", case["options"]);
+        }
+    }
+
+    #[test]
+    fn live_starts_and_ends_equal_the_reference() {
+        for (number, case) in cases().iter().enumerate() {
+            let silence = case["live_min_silence_ms"].as_u64().unwrap() as u32;
+            let mut live = Live::new(Rules::new(0.5, 0.15, 250, silence, 30));
+            let mut said = Vec::new();
+            for probability in probabilities(case) {
+                live.push(probability, |event| match event {
+                    SpeechEvent::Start { at } => said.push(("start", at)),
+                    SpeechEvent::End { at } => said.push(("end", at)),
+                    SpeechEvent::Segment(_) => {}
+                });
+            }
+            let expected: Vec<(&str, u64)> = case["live"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|event| match (event["start"].as_u64(), event["end"].as_u64()) {
+                    (Some(at), _) => ("start", at),
+                    (_, at) => ("end", at.unwrap()),
+                })
+                .collect();
+            assert_eq!(said, expected, "case {number}");
+        }
+    }
+
+    fn live_segments(rules: Rules, probabilities: &[f32]) -> (Vec<Span>, Vec<SpeechEvent>) {
+        let mut live = Live::new(rules);
+        let mut all = Vec::new();
+        for probability in probabilities {
+            live.push(*probability, |event| all.push(event));
+        }
+        live.finish(probabilities.len() as u64 * FRAME, |event| all.push(event));
+        let segments = all.iter().filter_map(|event| match event {
+            SpeechEvent::Segment(span) => Some(*span),
+            _ => None,
+        });
+        (segments.collect(), all)
+    }
+
+    #[test]
+    fn a_click_is_voice_activity_and_no_segment() {
+        let mut probabilities = vec![0.0; 20];
+        probabilities[4] = 0.9;
+        let (segments, all) = live_segments(Rules::reference(), &probabilities);
+        assert!(segments.is_empty());
+        assert!(matches!(all[..], [SpeechEvent::Start { .. }, SpeechEvent::End { .. }]));
+    }
+
+    #[test]
+    fn long_speech_is_cut_at_its_longest_pause_and_goes_on() {
+        let second = 31;
+        let mut probabilities = vec![0.9; 6 * second];
+        probabilities[40..45].fill(0.1);
+        probabilities[70..80].fill(0.1);
+        let rules = Rules::new(0.5, 0.15, 250, 500, 30).max_speech_secs(4.0);
+        let (segments, all) = live_segments(rules, &probabilities);
+        assert_eq!(segments.len(), 2, "{segments:?}");
+        assert!((70 * FRAME..80 * FRAME).contains(&segments[0].end), "{segments:?}");
+        assert!((70 * FRAME..=80 * FRAME).contains(&segments[1].start), "{segments:?}");
+        assert!(segments[0].end <= segments[1].start);
+        assert_eq!(all.iter().filter(|event| matches!(event, SpeechEvent::Start { .. })).count(), 1);
+    }
+
+    #[test]
+    fn speech_without_a_pause_is_cut_all_the_same_and_loses_nothing() {
+        let rules = Rules::reference().max_speech_secs(2.0);
+        let (segments, _) = live_segments(rules, &[0.9; 310]);
+        assert!(segments.len() >= 4, "{segments:?}");
+        assert!(segments.iter().all(|span| span.len() <= 2 * u64::from(SAMPLE_RATE_HZ)));
+        assert!(segments.windows(2).all(|pair| pair[0].end == pair[1].start), "{segments:?}");
+        assert_eq!(segments.last().unwrap().end, 310 * FRAME);
+    }
+
+    #[test]
+    fn the_end_of_a_take_ends_its_speech() {
+        let (segments, all) = live_segments(Rules::reference(), &[0.9; 20]);
+        assert_eq!(segments, [Span { start: 0, end: 20 * FRAME }]);
+        assert_eq!(all.last(), Some(&SpeechEvent::End { at: 20 * FRAME }));
+    }
+}
