@@ -56,5 +56,6 @@ pub mod models;
 pub mod segment;
 
 pub mod engines;
+pub mod publish;
 
 pub mod jobs;
