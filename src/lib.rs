@@ -59,3 +59,7 @@ pub mod engines;
 pub mod publish;
 
 pub mod jobs;
+
+pub mod sources;
+
+pub mod api;
