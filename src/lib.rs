@@ -63,3 +63,7 @@ pub mod jobs;
 pub mod sources;
 
 pub mod api;
+
+pub mod daemon;
+
+pub mod cli;

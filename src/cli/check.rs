@@ -1,0 +1,145 @@
+//! `vigia check`: every fault of the settings at once, then what they name on the disk. The unit runs it before
+//! each start. Changes nothing.
+
+use std::{fs, path::Path};
+
+use crate::{
+    api,
+    base::{Error, Result},
+    cli::{Chosen, Failure, Outcome, SettingsArgs, disk, print},
+    settings::{Fault, Loaded, Settings},
+    store::Store,
+};
+
+/// Check the settings and what they name; exit code 78 when something is wrong
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    settings: SettingsArgs,
+}
+
+pub(super) fn run(args: Args) -> Outcome {
+    let Chosen { loaded, profile, .. } = args.settings.load()?;
+    let faults = faults_on_disk(&loaded);
+    if !faults.is_empty() {
+        return Err(Failure::Settings(faults));
+    }
+    print(&format!("✓ the settings are in order\n  profile {}: {}\n", profile.profile.name, profile.why))
+}
+
+/// What the settings name and the disk does not have.
+fn faults_on_disk(loaded: &Loaded) -> Vec<Fault> {
+    let settings = &loaded.settings;
+    let problems = [
+        ("server.listen", not_allowed_to_listen(settings)),
+        ("store.dir", not_writable(&settings.store_dir())),
+        ("models.dir", not_a_folder(&settings.models.dir)),
+        ("pipelines.dir", not_a_folder(&settings.pipelines.dir)),
+        ("runtime.library", not_a_file(&settings.runtime.library)),
+        ("mqtt.password_file", no_password(&settings.mqtt.password_file)),
+    ];
+    let faults = problems.into_iter().filter_map(|(key, problem)| Some((key, problem?)));
+    faults.map(|(key, problem)| Fault::new(key, loaded.origin(key), problem)).collect()
+}
+
+fn not_allowed_to_listen(settings: &Settings) -> Option<String> {
+    let server = &settings.server;
+    let allowed = |has_keys| api::may_listen(server.listen, has_keys, server.allow_anonymous);
+    match allowed(false).or_else(|_| allowed(has_keys(&settings.store_dir())?)) {
+        Ok(()) => None,
+        Err(error) => Some(error.full()),
+    }
+}
+
+fn has_keys(dir: &Path) -> Result<bool> {
+    // Opening would make a store, and a check changes nothing.
+    if !Store::exists(dir) {
+        return Ok(false);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Error::internal("cannot read the keys").cause(error))?;
+    let store = Store::open(dir)?;
+    runtime.block_on(store.has_keys())
+}
+
+fn not_writable(dir: &Path) -> Option<String> {
+    let existing = disk::nearest_existing(dir);
+    let problem = || {
+        format!("{} cannot be written to by this user: choose another folder or change its owner", existing.display())
+    };
+    (!disk::is_writable_dir(&existing)).then(problem)
+}
+
+/// Empty means the default, which need not exist.
+fn not_a_folder(dir: &str) -> Option<String> {
+    (!dir.is_empty() && !Path::new(dir).is_dir()).then(|| format!("there is no folder {dir}"))
+}
+
+fn not_a_file(path: &str) -> Option<String> {
+    (!path.is_empty() && !Path::new(path).is_file()).then(|| format!("there is no file {path}"))
+}
+
+fn no_password(file: &str) -> Option<String> {
+    if file.is_empty() {
+        return None;
+    }
+    match fs::read_to_string(file) {
+        Ok(text) if text.trim().is_empty() => Some(format!("{file} is empty: write the password into it")),
+        Ok(_) => None,
+        Err(error) => Some(format!("{file} cannot be read: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::{Sources, load};
+
+    fn faults(sets: &[String]) -> Vec<String> {
+        let loaded = load(&Sources { sets: sets.to_vec(), ..Sources::default() }).unwrap();
+        faults_on_disk(&loaded).iter().map(Fault::to_string).collect()
+    }
+
+    #[test]
+    fn what_is_not_there_is_named_with_where_it_was_set() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        fs::write(&file, " \n").unwrap();
+        let file = file.display();
+        let faults = faults(&[
+            format!("store.dir={file}/below"),
+            "models.dir=/nowhere".to_owned(),
+            "pipelines.dir=/nowhere".to_owned(),
+            "runtime.library=/nowhere.so".to_owned(),
+            format!("mqtt.password_file={file}"),
+            "mqtt.username=vigia".to_owned(),
+        ]);
+        assert_eq!(faults.len(), 5, "{faults:#?}");
+        assert!(faults[0].starts_with("store.dir (--set): ") && faults[0].contains("cannot be written"));
+        assert_eq!(faults[1], "models.dir (--set): there is no folder /nowhere");
+        assert!(faults[4].contains("is empty: write the password into it"));
+    }
+
+    #[test]
+    fn a_store_that_is_not_there_yet_is_no_fault() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(faults(&[format!("store.dir={}/a/b", dir.path().display())]), [""; 0]);
+    }
+    #[test]
+    fn beyond_loopback_keys_are_needed() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut sets = vec![format!("store.dir={}", dir.path().display()), "server.listen=0.0.0.0:8090".to_owned()];
+        let found = faults(&sets);
+        assert!(found.len() == 1 && found[0].starts_with("server.listen (--set): "), "{found:?}");
+        assert!(found[0].contains("vigia keys add"), "{found:?}");
+        assert!(!Store::exists(dir.path()), "a check has made a store");
+
+        sets.push("server.allow_anonymous=true".to_owned());
+        assert_eq!(faults(&sets), [""; 0]);
+
+        sets.pop();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(Store::open(dir.path()).unwrap().add_key("phone")).unwrap();
+        assert_eq!(faults(&sets), [""; 0]);
+    }
+}

@@ -1,0 +1,10 @@
+//! The whole daemon, as its clients see it: the real binary, a temporary folder, free ports, real sockets.
+
+#![allow(clippy::unwrap_used, reason = "clippy takes only the bodies of `#[test]` functions for tests")]
+
+mod audio;
+mod bad_input;
+mod encodings;
+mod harness;
+mod mqtt;
+mod service;
