@@ -67,8 +67,8 @@ struct Room {
     shared: Arc<Shared>,
 }
 
-#[derive(Default)]
 struct Shared {
+    limits: VoiceLimits,
     ready: Mutex<Ready>,
     wake: Condvar,
 }
@@ -77,6 +77,8 @@ struct Shared {
 struct Ready {
     /// Streams with a whole frame (or their end) to be heard, each at most once.
     queue: VecDeque<Arc<Stream>>,
+    /// Some have waited for company already and are here with their next frame.
+    again: bool,
     beats: Vec<oneshot::Sender<()>>,
     streams: usize,
     closing: bool,
@@ -118,7 +120,7 @@ impl Voice {
         limits: VoiceLimits,
         build: impl Fn() -> Result<Box<dyn VoiceDetector>> + Send + 'static,
     ) -> Result<Voice> {
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared { limits, ready: Mutex::default(), wake: Condvar::new() });
         let (ready, built) = oneshot::channel();
         let theirs = Arc::clone(&shared);
         std::thread::Builder::new()
@@ -126,7 +128,7 @@ impl Voice {
             .spawn(move || match build() {
                 Ok(detector) => {
                     if ready.send(Ok(())).is_ok() {
-                        Listener { shared: theirs, limits, build, detector }.run();
+                        Listener { shared: theirs, build, detector }.run();
                     }
                 }
                 Err(error) => drop(ready.send(Err(error))),
@@ -183,8 +185,13 @@ impl VoiceStream {
         inbox.queued = true;
         drop(inbox);
         let shared = &self.room.0.shared;
-        lock(&shared.ready).queue.push_back(Arc::clone(&self.stream));
-        shared.wake.notify_one();
+        let mut ready = lock(&shared.ready);
+        ready.queue.push_back(Arc::clone(&self.stream));
+        // In between, the thread is busy or waits for company: waking it for each would cost more than it brings.
+        if ready.queue.len() == 1 || ready.is_full(&shared.limits) {
+            drop(ready);
+            shared.wake.notify_one();
+        }
     }
 }
 
@@ -206,17 +213,23 @@ impl Drop for Room {
     }
 }
 
+impl Ready {
+    /// Nobody is left to wait for.
+    fn is_full(&self, limits: &VoiceLimits) -> bool {
+        self.queue.len() >= limits.max_batch.min(self.streams)
+    }
+}
+
 struct Listener<B> {
     shared: Arc<Shared>,
-    limits: VoiceLimits,
     build: B,
     detector: Box<dyn VoiceDetector>,
 }
 
 impl<B: Fn() -> Result<Box<dyn VoiceDetector>>> Listener<B> {
     fn run(mut self) {
-        let mut streams = Vec::with_capacity(self.limits.max_batch);
-        let mut turns = Vec::with_capacity(self.limits.max_batch);
+        let mut streams = Vec::with_capacity(self.shared.limits.max_batch);
+        let mut turns = Vec::with_capacity(self.shared.limits.max_batch);
         while self.gather(&mut streams) {
             turns.extend(streams.drain(..).filter_map(take_turn));
             if let Err(error) = self.detect(&mut turns) {
@@ -233,6 +246,7 @@ impl<B: Fn() -> Result<Box<dyn VoiceDetector>>> Listener<B> {
 
     /// Waits for streams with something to hear. False when nobody is left to listen to.
     fn gather(&self, streams: &mut Vec<Arc<Stream>>) -> bool {
+        let limits = &self.shared.limits;
         let mut ready = lock(&self.shared.ready);
         let mut until = None;
         loop {
@@ -247,18 +261,18 @@ impl<B: Fn() -> Result<Box<dyn VoiceDetector>>> Listener<B> {
                 ready = self.shared.wake.wait(ready).unwrap_or_else(PoisonError::into_inner);
                 continue;
             }
-            let full = ready.queue.len() >= self.limits.max_batch.min(ready.streams);
-            if full || ready.streams <= self.limits.gather_above {
+            if ready.again || ready.is_full(limits) || ready.streams <= limits.gather_above {
                 break;
             }
-            let until = *until.get_or_insert_with(|| Instant::now() + self.limits.gather);
+            let until = *until.get_or_insert_with(|| Instant::now() + limits.gather);
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 break;
             }
             ready = self.shared.wake.wait_timeout(ready, left).unwrap_or_else(PoisonError::into_inner).0;
         }
-        let count = ready.queue.len().min(self.limits.max_batch);
+        ready.again = false;
+        let count = ready.queue.len().min(limits.max_batch);
         streams.extend(ready.queue.drain(..count));
         true
     }
@@ -310,7 +324,9 @@ impl<B: Fn() -> Result<Box<dyn VoiceDetector>>> Listener<B> {
         let again = inbox.queued;
         drop(inbox);
         if again {
-            lock(&self.shared.ready).queue.push_back(stream);
+            let mut ready = lock(&self.shared.ready);
+            ready.queue.push_back(stream);
+            ready.again = true;
         }
     }
 }
