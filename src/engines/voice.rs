@@ -156,9 +156,12 @@ impl Voice {
 }
 
 impl VoiceStream {
-    /// Hands samples in, in order. Never waits: watch `backlog` and hold back instead.
+    /// Hands samples in, in order. Never waits: watch `backlog` and hold back instead. Vanish once it has failed.
     pub fn push(&self, samples: &[f32]) {
         let mut inbox = lock(&self.stream.inbox);
+        if inbox.closed {
+            return;
+        }
         inbox.samples.extend(samples);
         if inbox.samples.len() >= FRAME_LEN {
             self.enqueue(inbox);
@@ -346,6 +349,11 @@ fn take_turn(stream: Arc<Stream>) -> Option<Turn> {
 }
 
 fn fail(mut turn: Turn, error: &Error) {
+    let mut inbox = lock(&turn.stream.inbox);
+    // Nobody will hear what waits: it would hold its client back for ever.
+    inbox.closed = true;
+    inbox.samples = VecDeque::new();
+    drop(inbox);
     let told = Error::new(error.kind(), error.message());
     (turn.desk.sink)(Heard::Failed(told));
 }
@@ -442,6 +450,8 @@ mod tests {
         let (stream, receiver) = listen(&broken.voice);
         stream.push(&[1.0; FRAME_LEN]);
         assert!(matches!(receiver.recv_timeout(Duration::from_secs(10)), Ok(Heard::Failed(_))));
+        stream.push(&[1.0; FRAME_LEN * 50]);
+        assert_eq!(stream.backlog(), 0, "nobody waits for what nobody hears");
         let (stream, receiver) = listen(&broken.voice);
         stream.push(&[2.0; FRAME_LEN]);
         stream.end();

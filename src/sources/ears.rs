@@ -67,7 +67,11 @@ impl Ears {
                 live.finish(total, |event| events.push_back(event));
                 state.ended = true;
             }
-            Heard::Failed(error) => state.failed = Some(error),
+            Heard::Failed(error) => {
+                state.failed = Some(error);
+                // Nothing more is heard: whoever waits for the end must not wait for it in vain.
+                state.ended = true;
+            }
         }
         drop(state);
         self.0.news.notify_one();
@@ -87,7 +91,7 @@ impl Ears {
         self.lock().total = samples;
     }
 
-    /// Whether the whole take has been heard; an error if the detector is gone.
+    /// Whether all has been heard that ever will be; once an error, if that is because the detector is gone.
     pub(super) fn ended(&self) -> Result<bool> {
         let mut state = self.lock();
         state.failed.take().map_or(Ok(state.ended), Err)
@@ -102,5 +106,20 @@ impl Ears {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         lock(&self.0.state)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::Kind;
+
+    #[test]
+    fn a_detector_that_is_gone_is_told_once_and_ends_the_take() {
+        let ears = Ears::new(Rules::reference());
+        assert!(!ears.ended().unwrap());
+        (ears.sink())(Heard::Failed(Error::internal("gone")));
+        assert_eq!(ears.ended().unwrap_err().kind(), Kind::Internal);
+        assert!(ears.ended().unwrap());
     }
 }
