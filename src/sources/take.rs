@@ -131,6 +131,8 @@ impl Take {
     /// What has been heard since the last call, taken to its consequences.
     pub(super) fn hear(&mut self, queue: &Queue, config: &SessionConfig) -> Vec<News> {
         let mut news = Vec::new();
+        // Asked before the events are taken: a segment that is cut meanwhile still needs its samples.
+        let needed_from = self.ears.needed_from(&self.rules);
         while let Some(event) = self.ears.next() {
             match event {
                 SpeechEvent::Start { at } => {
@@ -147,7 +149,6 @@ impl Take {
                 SpeechEvent::Segment(span) => news.extend(self.segment(span, queue, config)),
             }
         }
-        let needed_from = self.ears.needed_from(&self.rules);
         if let Some(tape) = &mut self.tape {
             tape.forget_before(needed_from);
         }
