@@ -179,7 +179,7 @@ impl SessionTask {
                     emit(ChunkReceived { bytes: data.len() });
                     // A chunk is its samples only where nothing is decoded.
                     self.chunk_id = chunk_id.filter(|_| self.config.format.is_direct());
-                    pushing = (!take.broken).then_some(data);
+                    pushing = Some(data);
                 }
                 Step::Input(Some(Input::Cancel)) => return TakeEnd::Cancelled,
                 Step::Input(Some(Input::End)) => return TakeEnd::Finish { last: false },
@@ -209,6 +209,9 @@ impl SessionTask {
                 Step::Durable => self.acks.reached(*durable.borrow_and_update()),
                 Step::AckDue => self.say_ack().await,
             }
+            if take.broken {
+                pushing = None;
+            }
             step = self.step(take, &pushing, &mut durable).await;
         }
     }
@@ -229,7 +232,8 @@ impl SessionTask {
             Ok(()) = durable.changed(), if self.acks.newest_ticket().is_some() => Step::Durable,
             () = at(ack_due), if ack_due.is_some() => Step::AckDue,
             samples = decoder.next(), if room && !*broken => Step::Samples(samples),
-            pushed = push(decoder, pushing), if pushing.is_some() => Step::Pushed(pushed),
+            // Not while nothing is taken from the decoder: it would give the chunk up as if it were stuck itself.
+            pushed = push(decoder, pushing), if room && pushing.is_some() => Step::Pushed(pushed),
             input = self.input.recv(), if room && pushing.is_none() => Step::Input(input),
         }
     }
