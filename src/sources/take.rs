@@ -111,7 +111,12 @@ impl Take {
 
     /// Whether more audio may come now, or the client is to be held back.
     pub(super) fn has_room(&self) -> bool {
-        self.finals.len() < MAX_PENDING && self.stream.backlog() < MAX_BACKLOG
+        self.finals.len() < MAX_PENDING && self.keeps_up()
+    }
+
+    /// Whether the voice detector is near enough behind what has been decoded.
+    pub(super) fn keeps_up(&self) -> bool {
+        self.stream.backlog() < MAX_BACKLOG
     }
 
     pub(super) fn listen(&mut self, samples: &[f32]) {

@@ -249,13 +249,23 @@ impl SessionTask {
     async fn finish_take(&mut self, mut take: Take, transcribes: bool) {
         take.decoder.end();
         let drained = tokio::time::timeout(DRAIN_LIMIT, async {
-            while let Some(samples) = take.decoder.next().await {
+            loop {
+                // No more at a time than live: a few KiB of compressed silence unfold to hours.
+                let samples = tokio::select! {
+                    biased;
+                    samples = take.decoder.next(), if take.keeps_up() => samples,
+                    () = take.ears.news() => {
+                        self.hear(&mut take).await;
+                        continue;
+                    }
+                };
                 match samples {
-                    Ok(samples) => self.listen(&mut take, samples).await,
-                    Err(error) => {
+                    Some(Ok(samples)) => self.listen(&mut take, samples).await,
+                    Some(Err(error)) => {
                         self.say(Said::Failed(error)).await;
                         break;
                     }
+                    None => break,
                 }
                 self.hear(&mut take).await;
             }
