@@ -323,7 +323,7 @@ impl SessionTask {
         if self.disk_failed {
             return;
         }
-        let first = self.timeline.samples + take.samples() - samples.len() as u64;
+        let first = take.samples() - samples.len() as u64;
         let pcm: Vec<i16> = samples.iter().map(|sample| (sample * 32768.0).round() as i16).collect();
         match self.services.audio_log.append(&self.config.id, self.timeline.takes, first, &pcm).await {
             Ok(ticket) => {
