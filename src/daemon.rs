@@ -230,11 +230,8 @@ fn name_the_late(stage: &str, late: &[String]) {
 /// Sessions that a killed daemon left open: their clients are gone, so they end now. What was published stays.
 async fn end_interrupted(store: &Store, hub: &Hub, audio_log: &AudioLog) -> Result<()> {
     for row in store.interrupted().await? {
-        // The row knows of whole takes only; what was told of the last one must keep its numbers.
-        let told = store.transcript(&row.id).await?;
-        let mut progress = row.progress();
-        progress.next_segment = told.iter().map(|segment| segment.id + 1).fold(progress.next_segment, u64::max);
-        progress.duration_secs = told.iter().map(|segment| segment.end).fold(progress.duration_secs, f64::max);
+        // With what was told of the last take, whose numbers and times must not be given out again.
+        let progress = row.progress();
         store.session_ended(&row.id, progress).await?;
         let data = json!({ "duration": progress.duration_secs, "takes": progress.takes, "interrupted": true });
         let draft = Draft {

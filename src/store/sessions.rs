@@ -124,7 +124,9 @@ fn note_progress(db: &Connection, id: &SessionId, progress: Progress) -> rusqlit
 /// After a crash a session has come at least as far as its journaled segments reach, so that no segment's id is given
 /// out twice.
 fn caught_up(db: &Connection, mut row: SessionRow) -> rusqlite::Result<SessionRow> {
-    for segment in transcript(db, &row.id)? {
+    let counted = row.next_segment;
+    // Those of whole takes are in the row, and to the sample: their own times are rounded.
+    for segment in transcript(db, &row.id)?.into_iter().filter(|segment| segment.id >= counted) {
         row.next_segment = row.next_segment.max(segment.id.saturating_add(1));
         row.duration_secs = row.duration_secs.max(segment.end);
     }

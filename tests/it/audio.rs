@@ -121,6 +121,22 @@ async fn a_second_take_goes_on_in_time_and_number() {
 }
 
 #[tokio::test]
+async fn a_session_goes_on_at_the_very_sample_that_was_acknowledged() {
+    let daemon = Daemon::start();
+    let mut stream = daemon.audio(config("s1")).await;
+    // Cut off in the middle of speech, and in the middle of a millisecond.
+    stream.audio(&speech_pcm()[..2 * 20_010]).await;
+    stream.end().await;
+    stream.until("final_result").await;
+    assert_eq!(stream.of("segment_result").len(), 1);
+    assert_eq!(stream.of("ack").last().unwrap()["received_samples"], json!(20_010));
+    stream.close().await;
+    daemon.eventually("/sessions/s1", |session| session["state"] == "closed").await;
+    let stream = daemon.audio(config("s1")).await;
+    assert_eq!(stream.seen[0]["received_samples"], json!(20_010));
+}
+
+#[tokio::test]
 async fn a_cancelled_take_says_nothing_and_the_next_one_is_whole() {
     let daemon = Daemon::start();
     let mut stream = daemon.audio(config("s1")).await;
