@@ -187,9 +187,11 @@ impl Running {
     }
 
     async fn stop(self) {
-        let until = deadline(Duration::from_secs(self.settings.shutdown.deadline_secs));
+        let limit = Duration::from_secs(self.settings.shutdown.deadline_secs);
+        let until = deadline(limit);
         self.intake.start();
-        name_the_late("intake", &self.intake.finished(until).await);
+        // One rude client may be late with everything; what the others have said still has to get out.
+        name_the_late("intake", &self.intake.finished(until - limit / 4).await);
         self.work.start();
         self.publishing.start();
         name_the_late("publishing", &self.publishing.finished(until).await);
