@@ -43,6 +43,9 @@ const WRITE_BUFFER_BYTES: usize = 4 << 10;
 /// A close frame is answered within this, or the connection is dropped.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// Pings that fit into the time that a client may be silent, so that one that is lost on the way ends nothing.
+const MAX_UNANSWERED: u32 = 2;
+
 /// The client has sent its head, so the switch itself is a matter of writing ours.
 const UPGRADE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -140,9 +143,9 @@ fn accept_key(request: &Request<()>) -> Result<HeaderValue> {
 /// One client's WebSocket. Dropping it cuts the line; `close` says why first.
 pub(crate) struct Socket {
     stream: WebSocketStream<Connection>,
-    idle: Duration,
     ping: Interval,
-    heard: Instant,
+    /// Pings since the client was last heard. Counted, not timed: while we do not read, its silence is our own.
+    unanswered: u32,
     gone: Option<Gone>,
     route: &'static str,
 }
@@ -162,12 +165,11 @@ impl Socket {
             .max_frame_size(Some(max_message));
         let (io, early) = (parts.io.into_inner(), parts.read_buf.to_vec());
         let stream = WebSocketStream::from_partially_read(io, early, Role::Server, Some(config)).await;
-        let now = Instant::now();
-        // Three pings fit, so that one that is lost on the way ends nothing.
-        let mut ping = interval_at(now + idle / 3, (idle / 3).max(Duration::from_millis(10)));
+        let pause = (idle / (MAX_UNANSWERED + 1)).max(Duration::from_millis(10));
+        let mut ping = interval_at(Instant::now() + pause, pause);
         ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
         emit(SocketOpened { route });
-        Ok(Socket { stream, idle, ping, heard: now, gone: None, route })
+        Ok(Socket { stream, ping, unanswered: 0, gone: None, route })
     }
 
     /// The next message. Cancelling it loses nothing, so it may stand in a `select!`. After an error only `close`
@@ -178,8 +180,10 @@ impl Socket {
                 return Err(gone);
             }
             tokio::select! {
+                // What has come is looked at before its sender is given up.
+                biased;
                 frame = self.stream.next() => {
-                    self.heard = Instant::now();
+                    self.unanswered = 0;
                     match frame {
                         Some(Ok(Frame::Text(text))) => return Ok(Message::Text(text)),
                         Some(Ok(Frame::Binary(bytes))) => return Ok(Message::Binary(bytes)),
@@ -190,10 +194,12 @@ impl Socket {
                     }
                 }
                 _ = self.ping.tick() => {
-                    if self.heard.elapsed() >= self.idle {
+                    if self.unanswered == MAX_UNANSWERED {
                         self.gone = Some(Gone::Silent);
                     } else if let Err(error) = self.stream.send(Frame::Ping(Bytes::new())).await {
                         self.gone = Some(Gone::from(error));
+                    } else {
+                        self.unanswered += 1;
                     }
                 }
             }
@@ -242,7 +248,7 @@ impl Drop for Socket {
 }
 
 /// The longest beginning that fits and ends at a character.
-fn cut(text: &str, max: usize) -> &str {
+pub(crate) fn cut(text: &str, max: usize) -> &str {
     &text[..text.floor_char_boundary(max)]
 }
 

@@ -190,3 +190,22 @@ async fn at_shutdown_listeners_are_told() {
     let late = server.context.shutdown.finished(crate::base::shutdown::deadline(LIMIT)).await;
     assert!(late.is_empty(), "{late:?}");
 }
+
+#[tokio::test]
+async fn a_client_that_we_did_not_listen_to_is_not_called_silent() {
+    let server = Server::with_hub_capacity(4096, |settings| settings.server.idle_timeout_secs = 1).await;
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let tcp = socket.connect(server.address).await.unwrap();
+    let (mut client, _) = tokio_tungstenite::client_async("ws://test/ws/events", tcp).await.unwrap();
+    client.send(Message::Ping("x".into())).await.unwrap();
+    assert!(timeout(LIMIT, client.next()).await.unwrap().unwrap().unwrap().is_pong());
+    let large = "x".repeat(20_000);
+    for n in 0..1000 {
+        let data = json!({"n": n, "large": large});
+        server.context.hub.publish(Draft { kind: EventType::Speech, device: "d".into(), session: None, data }).await;
+    }
+    // Longer than a client may be silent: the server is at sending all the while, and asks for no sign of life.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(numbers(&mut client, 1000).await, (0..1000).collect::<Vec<u64>>());
+}
