@@ -6,7 +6,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use tokio::time::{Instant, timeout_at};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout_at},
+};
 
 use crate::{
     api::{
@@ -61,7 +64,15 @@ async fn configure(
 ) -> Result<std::result::Result<Opened, Close>, Gone> {
     let deadline = Instant::now() + context.settings.server.request_timeout();
     for _ in 0..MAX_ERRORS {
-        let Ok(message) = timeout_at(deadline, socket.next()).await else {
+        let message = tokio::select! {
+            message = timeout_at(deadline, socket.next()) => message,
+            () = context.shutdown.wait() => {
+                let error = Error::new(Kind::Busy, "the daemon is going down").hint("reconnect in a few seconds");
+                wire.fail(socket, &error, true).await?;
+                return Ok(Err(Close::Restarting));
+            }
+        };
+        let Ok(message) = message else {
             let error = Error::new(Kind::Timeout, "no config came").hint("send {\"type\":\"config\",…} first");
             wire.fail(socket, &error, true).await?;
             return Ok(Err(Close::Access));
@@ -128,18 +139,30 @@ fn config_ack(context: &Context, opened: &Opened) -> Value {
 
 /// Until the client leaves, a newer one takes over, or the session closes.
 async fn converse(socket: &mut Socket, wire: &mut Wire, opened: Opened) -> Result<(Close, &'static str), Gone> {
-    let Opened { input, mut output, displaced, .. } = opened;
+    let Opened { input, output, displaced, .. } = opened;
+    tokio::select! {
+        // Also in the middle of sending: the newer client must not wait for an older one that takes nothing.
+        () = displaced.cancelled() => Ok((Close::Access, "a newer client has taken this session over")),
+        ended = exchange(socket, wire, input, output) => ended,
+    }
+}
+
+async fn exchange(
+    socket: &mut Socket,
+    wire: &mut Wire,
+    input: mpsc::Sender<Input>,
+    mut output: mpsc::Receiver<Said>,
+) -> Result<(Close, &'static str), Gone> {
     let mut waiting: Option<Input> = None;
     let mut errors = 0;
     loop {
         tokio::select! {
+            // A session that ends takes no more input, but has said its last: that comes first.
+            biased;
             said = output.recv() => match said {
                 Some(Said::Closing) | None => return Ok((Close::Restarting, "the daemon is restarting")),
                 Some(said) => wire.say(socket, said).await?,
             },
-            () = displaced.cancelled() => {
-                return Ok((Close::Access, "a newer client has taken this session over"));
-            }
             // While the session has no room the socket is not read: the network holds the client back.
             permit = input.reserve(), if waiting.is_some() => match (permit, waiting.take()) {
                 (Ok(permit), Some(input)) => permit.send(input),

@@ -1,6 +1,9 @@
 //! Live audio from the first chunk to what everybody sees of it.
 
+use std::time::{Duration, Instant};
+
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 use crate::harness::{Daemon, Stream, speech_pcm};
 
@@ -166,6 +169,27 @@ async fn a_newer_client_takes_the_session_over() {
     older.audio(&speech_pcm()[..32_000]).await;
     let mut newer = daemon.audio(config("s1")).await;
     assert_eq!(older.closed().await, 1008);
+    speak(&mut newer).await;
+}
+
+#[tokio::test]
+async fn a_newer_client_does_not_wait_for_an_older_one_that_takes_nothing() {
+    let daemon = Daemon::start_with(&["tasks.transcribe.model=test-echo", "server.send_timeout_secs=60"]);
+    let mut older = daemon.audio(config("s1")).await;
+    // Each wrong message is answered, and no answer is read: in the end the daemon is stuck at sending.
+    let nonsense = format!(r#"{{"type":"{}"}}"#, "x".repeat(1_000));
+    let mut stuck = false;
+    while !stuck {
+        let more = async {
+            older.send_text(&nonsense).await;
+            // What is right in between keeps it from being closed for too many errors.
+            older.audio(&[]).await;
+        };
+        stuck = timeout(Duration::from_secs(2), more).await.is_err();
+    }
+    let begun = Instant::now();
+    let mut newer = daemon.audio(config("s1")).await;
+    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
     speak(&mut newer).await;
 }
 

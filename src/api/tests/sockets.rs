@@ -192,6 +192,16 @@ async fn at_shutdown_listeners_are_told() {
 }
 
 #[tokio::test]
+async fn a_client_that_has_not_said_what_it_wants_does_not_hold_up_the_shutdown() {
+    let server = Server::start(|_| ()).await;
+    let mut client = server.websocket("/ws/audio").await.unwrap();
+    server.context.shutdown.start();
+    let error = next_json(&mut client).await;
+    assert_eq!((&error["code"], &error["fatal"]), (&json!("busy"), &json!(true)), "{error}");
+    assert_eq!(close_of(&mut client).await.0, 1012);
+}
+
+#[tokio::test]
 async fn a_client_that_we_did_not_listen_to_is_not_called_silent() {
     let server = Server::with_hub_capacity(4096, |settings| settings.server.idle_timeout_secs = 1).await;
     let socket = TcpSocket::new_v4().unwrap();
