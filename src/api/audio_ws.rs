@@ -15,7 +15,7 @@ use crate::{
     api::{
         Context,
         call::Call,
-        error::Reply,
+        error::{Reply, told},
         wire::decode_base64,
         ws::{self, Close, Gone, Message, Socket},
     },
@@ -28,6 +28,8 @@ use crate::{
 const MAX_LANGUAGE: usize = 12;
 const MAX_DEVICE: usize = 64;
 const MAX_PROMPT: usize = 2_000;
+/// What a client may send, as a hint.
+const KNOWN: &str = "JSON of type config, audio_chunk, end_of_stream or cancel, or binary audio";
 /// A client that only sends nonsense is closed after this many errors in a row.
 const MAX_ERRORS: u32 = 100;
 
@@ -219,7 +221,7 @@ impl Wire {
         let message = json!({
             "type": "error",
             "code": error.kind().code(),
-            "message": error.message(),
+            "message": told(error),
             "hint": error.hint_text(),
             "fatal": fatal,
         });
@@ -282,8 +284,8 @@ fn parse(message: &Message) -> Result<Parsed> {
         Message::Binary(data) => return Ok(Parsed::Audio(data.clone())),
         Message::Text(text) => text.as_str(),
     };
-    let value: Value =
-        serde_json::from_str(text).map_err(|error| Error::invalid(format!("the message is no JSON: {error}")))?;
+    let value: Value = serde_json::from_str(text)
+        .map_err(|error| Error::invalid(format!("the message is no JSON: {error}")).hint(KNOWN))?;
     let kind = value.get("type").and_then(Value::as_str).unwrap_or_default();
     match kind {
         "config" => serde_json::from_value(value)
@@ -297,9 +299,8 @@ fn parse(message: &Message) -> Result<Parsed> {
         }
         "end_of_stream" => Ok(Parsed::End),
         "cancel" => Ok(Parsed::Cancel),
-        "" => Err(Error::invalid("the message has no type")),
-        unknown => Err(Error::invalid(format!("unknown type {unknown:?}"))
-            .hint("config, audio_chunk, end_of_stream, cancel, or binary audio")),
+        "" => Err(Error::invalid("the message has no type").hint(KNOWN)),
+        unknown => Err(Error::invalid(format!("unknown type {unknown:?}")).hint(KNOWN)),
     }
 }
 

@@ -13,6 +13,7 @@ use crate::{
     api::{
         call::{Response, json},
         wire,
+        ws::cut,
     },
     base::{Error, Kind},
 };
@@ -21,6 +22,14 @@ pub(crate) type Reply = Result<Response, Refusal>;
 
 /// What a client that was told `busy` is asked to wait.
 pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(2);
+
+/// An error may quote what it was sent, and that may be megabytes.
+const MAX_MESSAGE_BYTES: usize = 1000;
+
+/// The message of an error, as long as a client needs it.
+pub(crate) fn told(error: &Error) -> &str {
+    cut(error.message(), MAX_MESSAGE_BYTES)
+}
 
 /// Why a request is not served.
 #[derive(Debug)]

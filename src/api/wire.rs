@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::{
+    api::error::told,
     base::{Error, Result},
     flow::TextSegment,
 };
@@ -40,7 +41,7 @@ pub struct ErrorInfo {
 
 impl ErrorBody {
     pub(crate) fn new(code: &'static str, error: &Error, request_id: &str) -> ErrorBody {
-        let message = error.message().to_owned();
+        let message = told(error).to_owned();
         ErrorBody {
             detail: message.clone(),
             error: ErrorInfo {

@@ -202,6 +202,20 @@ async fn a_client_that_has_not_said_what_it_wants_does_not_hold_up_the_shutdown(
 }
 
 #[tokio::test]
+async fn an_error_does_not_quote_a_megabyte() {
+    let server = Server::start(|_| ()).await;
+    let mut client = server.websocket("/ws/audio").await.unwrap();
+    let long = "ñ".repeat(400_000);
+    for message in [json!({ "type": long }), json!({ "type": "config", "encoding": long })] {
+        client.send(Message::text(message.to_string())).await.unwrap();
+        let error = next_json(&mut client).await;
+        assert_eq!(error["code"], "invalid");
+        assert!(error.to_string().len() < 2000, "{}", error.to_string().len());
+        assert!(error["hint"].is_string(), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn a_client_that_we_did_not_listen_to_is_not_called_silent() {
     let server = Server::with_hub_capacity(4096, |settings| settings.server.idle_timeout_secs = 1).await;
     let socket = TcpSocket::new_v4().unwrap();
