@@ -71,7 +71,7 @@ const ERRORS: &[(&str, &str, &str, &str, &str)] = &[
     ("Invalid", "400", "invalid", "The request makes no sense", "limit must be 1 to 500"),
     ("Unauthorized", "401", "unauthorized", "A key is needed, or this one is not known", "this needs a key"),
     ("NotFound", "404", "not_found", "There is no such thing", "session 7 does not exist"),
-    ("SlowBody", "408", "timeout", "The body comes too slowly", "the body of the request comes too slowly"),
+    ("SlowBody", "504", "timeout", "The body comes too slowly", "the body of the request comes too slowly"),
     ("TooLarge", "413", "too_large", "The body, or the photo, is over the limit", "the body is larger than 32 MiB"),
     ("Unsupported", "415", "unsupported", "A kind of data that is not understood", "this is no JPEG, PNG or WebP"),
     (

@@ -75,12 +75,12 @@ impl Refusal {
         Refusal { status: StatusCode::METHOD_NOT_ALLOWED, code: "method_not_allowed", error, header }
     }
 
-    /// The client itself is late with its body, so not the 504 of a job that takes too long.
+    /// The rest of the body is not waited for, so the connection cannot go on.
     pub(crate) fn slow_body() -> Refusal {
         let error = Error::new(Kind::Timeout, "the body of the request comes too slowly")
             .hint("send it again; server.request_timeout_secs is how long each part may take");
         let header = Some((header::CONNECTION, HeaderValue::from_static("close")));
-        Refusal { status: StatusCode::REQUEST_TIMEOUT, code: Kind::Timeout.code(), error, header }
+        Refusal { status: StatusCode::GATEWAY_TIMEOUT, code: Kind::Timeout.code(), error, header }
     }
 
     pub(crate) fn respond(self, request_id: &str) -> Response {

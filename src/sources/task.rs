@@ -120,6 +120,7 @@ impl SessionTask {
                 Ok(decoder) => self.begin_take(decoder, transcribes),
                 Err(error) => {
                     self.say(Said::Failed(error)).await;
+                    self.pass_over_take(transcribes).await;
                     continue;
                 }
             };
@@ -145,14 +146,32 @@ impl SessionTask {
             };
             match input {
                 Input::Audio { .. } => return Some(input),
-                // An empty take: its result is empty too.
-                Input::End => {
-                    let result = final_result(Vec::new(), 0, &self.config, transcribes);
-                    self.say(Said::Final(result)).await;
-                }
+                Input::End => self.say_empty(transcribes).await,
                 Input::Cancel => {}
             }
         }
+    }
+
+    /// A take without a decoder (all pipelines are taken) is given up whole: one that were free a moment later would
+    /// begin in the middle of it.
+    async fn pass_over_take(&mut self, transcribes: bool) {
+        loop {
+            let input = tokio::select! {
+                input = self.input.recv() => input,
+                () = self.services.shutdown.wait() => None,
+            };
+            match input {
+                Some(Input::Audio { .. }) => {}
+                Some(Input::End) => return self.say_empty(transcribes).await,
+                Some(Input::Cancel) | None => return,
+            }
+        }
+    }
+
+    /// The result of a take that held nothing.
+    async fn say_empty(&mut self, transcribes: bool) {
+        let result = final_result(Vec::new(), 0, &self.config, transcribes);
+        self.say(Said::Final(result)).await;
     }
 
     fn begin_take(&mut self, decoder: AudioDecoder, transcribes: bool) -> Take {

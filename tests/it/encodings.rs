@@ -126,3 +126,26 @@ async fn bytes_that_are_no_container_are_a_clear_error_and_the_session_goes_on()
         stream.close().await;
     }
 }
+
+#[tokio::test]
+async fn a_take_that_finds_every_pipeline_taken_is_refused_once() {
+    let daemon = Daemon::start_with(&["tasks.transcribe.model=test-echo", "audio.max_pipelines=1"]);
+    let config = json!({ "type": "config", "encoding": "ogg" });
+    let mut stream = daemon.audio(config.clone()).await;
+    let ogg = chunked(data("speech/speech.ogg"), 1000);
+    transcribe(&mut stream, &ogg).await;
+    // Another client takes the only pipeline; until the first one's is given back it may be told to wait.
+    let mut other = daemon.socket("/ws/audio").await;
+    loop {
+        other.send(config.clone()).await;
+        if other.next().await["type"] == "config_ack" {
+            break;
+        }
+        other = daemon.socket("/ws/audio").await;
+    }
+    let refused = transcribe(&mut stream, &ogg).await;
+    assert_eq!(refused["segments"], json!([]));
+    let errors: Vec<&Value> = stream.of("error").iter().map(|error| &error["code"]).collect();
+    assert_eq!(errors, ["busy"]);
+    assert_eq!(transcribe(&mut other, &ogg).await["segments"].as_array().unwrap().len(), 1);
+}

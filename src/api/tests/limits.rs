@@ -63,7 +63,7 @@ async fn a_body_that_comes_too_slowly_is_given_up() {
     let mut answer = Vec::new();
     drop(timeout(LIMIT, reader.read_to_end(&mut answer)).await.unwrap());
     let answer = parse(&answer);
-    assert_eq!((answer.status, answer.code().as_str()), (408, "timeout"));
+    assert_eq!((answer.status, answer.code().as_str()), (504, "timeout"));
     drip.abort();
 }
 
