@@ -79,6 +79,26 @@ async fn data_that_never_gives_audio_is_refused_before_it_fills_the_memory() {
     assert_eq!(error.kind(), Kind::Invalid, "{}", error.full());
 }
 
+/// A second of 8-bit silence that claims that rate.
+fn wav_of_rate(rate: u32) -> Bytes {
+    let format = [&[1, 0, 1, 0][..], &rate.to_le_bytes(), &rate.to_le_bytes(), &[1, 0, 8, 0]].concat();
+    let begin = [b"RIFF\x64\x1F\0\0WAVEfmt \x10\0\0\0", &format[..], b"data\x40\x1F\0\0"].concat();
+    [&begin[..], &[0x80; 8000]].concat().into()
+}
+
+#[tokio::test]
+async fn rates_that_no_recording_has_are_refused_before_anything_is_made_of_them() {
+    let media = media();
+    let good = decode(&media, container(Encoding::Wav), &[wav_of_rate(8000)]).await.unwrap().whole();
+    assert!(good.len().abs_diff(16_000) < 48, "{}", good.len());
+    // The first would be 128 million samples; the last takes more memory than there is, and GLib ends the process.
+    for rate in [1, 3999, 400_000, 0x7FFF_FFFF] {
+        let error = decode(&media, container(Encoding::Wav), &[wav_of_rate(rate)]).await.unwrap().error.unwrap();
+        assert_eq!(error.kind(), Kind::Invalid, "{rate}: {}", error.full());
+    }
+    all_seats_free(&media).await;
+}
+
 #[tokio::test]
 async fn a_truncated_ogg_gives_what_it_held_and_then_ends() {
     let media = media();
