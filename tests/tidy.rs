@@ -32,7 +32,6 @@ const CRATES: &[(&str, &[&str])] = &[
     ("gstreamer_app", &["media"]),
     ("gst", &["media"]),
     ("imagesize", &["media"]),
-    ("exif", &["media"]),
     ("ort", &["runtime"]),
     ("nvml_wrapper", &["device"]),
     ("rusqlite", &["store"]),

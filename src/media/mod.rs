@@ -8,6 +8,7 @@
 
 mod audio;
 mod bus;
+mod exif;
 mod feed;
 mod file;
 mod head;

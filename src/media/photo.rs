@@ -1,14 +1,14 @@
 //! A photo: its header is read and judged here, its pixels are decoded by GStreamer, and it comes out upright, in RGB
 //! and no larger than engines look at.
 
-use std::{io::Cursor, sync::Arc};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use gstreamer as gst;
 use tokio::{task::spawn_blocking, time::timeout};
 
 use super::{
-    Media,
+    Media, exif,
     feed::{Feed, Stream, Unit},
     pipeline::WAIT_LIMIT,
     pixels::{self, Orientation},
@@ -17,6 +17,10 @@ use crate::{
     base::{Error, Kind, Result},
     flow::{Image, PhotoKind},
 };
+
+/// A progressive JPEG has about ten. Each costs a walk over the whole picture and as little as 75 bytes of the file:
+/// 32 MiB of them would keep the decoder busy for twenty minutes.
+const MAX_SCANS: usize = 100;
 
 /// What the header of a photo says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,10 +101,11 @@ impl Header {
             return Err(Error::new(Kind::TooLarge, format!("the photo has {width} × {height} pixels"))
                 .hint(format!("at most {max_pixels} pixels are taken (vision.max_pixels)")));
         }
-        if kind == PhotoKind::Jpeg && !has_end(photo) {
-            return Err(Error::invalid("the photo is cut off: its end is missing").hint("send the whole file"));
+        if kind == PhotoKind::Jpeg {
+            check_scans(photo)?;
         }
-        Ok(Header { kind, width, height, orientation: orientation(photo) })
+        let orientation = exif::orientation(kind, photo).and_then(Orientation::from_number).unwrap_or_default();
+        Ok(Header { kind, width, height, orientation })
     }
 
     fn mime(&self) -> &'static str {
@@ -133,25 +138,33 @@ fn kind(photo: &[u8]) -> Result<PhotoKind> {
 }
 
 /// A cut JPEG decodes to a picture that is grey from there on, without an error: a hazard in that part is not seen.
-fn has_end(jpeg: &[u8]) -> bool {
-    // Within the compressed data FF is always followed by 00, so the first FF D9 behind the headers is the end.
-    let mut at = 2;
-    while let Some(&[0xFF, marker, high, low]) = jpeg.get(at..at + 4) {
-        at += 2 + usize::from(u16::from_be_bytes([high, low]));
-        if marker == 0xDA {
-            break;
-        }
+fn check_scans(jpeg: &[u8]) -> Result<()> {
+    match scans(jpeg) {
+        None => Err(Error::invalid("the photo is cut off: its end is missing").hint("send the whole file")),
+        Some(scans) if scans > MAX_SCANS => Err(Error::invalid(format!("the photo is stored in {scans} scans"))
+            .hint(format!("at most {MAX_SCANS} are taken: save it again as an ordinary JPEG"))),
+        Some(_) => Ok(()),
     }
-    // From behind, where it stands in whole photos; some cameras write a film behind it.
-    jpeg.get(at..).is_some_and(|data| data.windows(2).rev().any(|it| it == [0xFF, 0xD9]))
 }
 
-fn orientation(photo: &[u8]) -> Orientation {
-    let Ok(exif) = exif::Reader::new().read_from_container(&mut Cursor::new(photo)) else {
-        return Orientation::default();
-    };
-    let field = exif.get_field(exif::Tag::Orientation, exif::In::PRIMARY);
-    field.and_then(|it| it.value.get_uint(0)).and_then(Orientation::from_number).unwrap_or_default()
+/// The scans of a JPEG up to its end; `None` if that is missing. Some cameras write a film behind it.
+fn scans(jpeg: &[u8]) -> Option<usize> {
+    let mut scans = 0;
+    let mut rest = jpeg;
+    loop {
+        // Between the segments is compressed data, where FF is always followed by 00 or a restart.
+        let marker = rest.iter().position(|it| *it == 0xFF)?;
+        rest = rest.get(marker + 1..)?;
+        match *rest.first()? {
+            0x00..=0x01 | 0xD0..=0xD8 | 0xFF => (),
+            0xD9 => return Some(scans),
+            kind => {
+                scans += usize::from(kind == 0xDA);
+                let len = u16::from_be_bytes(*rest.get(1..)?.first_chunk()?);
+                rest = rest.get(1 + usize::from(len)..)?;
+            }
+        }
+    }
 }
 
 /// The largest size of that shape whose longer side is at most `max_side`; never larger than it was.

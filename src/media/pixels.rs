@@ -21,8 +21,8 @@ impl Orientation {
         [Upright, FlipHorizontal, Rotate180, FlipVertical, Transpose, Rotate90, Transverse, Rotate270];
 
     /// By its number in EXIF, 1 to 8.
-    pub(super) fn from_number(number: u32) -> Option<Orientation> {
-        let index = usize::try_from(number).ok()?.checked_sub(1)?;
+    pub(super) fn from_number(number: u16) -> Option<Orientation> {
+        let index = usize::from(number).checked_sub(1)?;
         Self::ALL.get(index).copied()
     }
 

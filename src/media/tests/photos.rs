@@ -123,6 +123,22 @@ async fn a_cut_photo_is_an_error_wherever_it_is_cut() {
 }
 
 #[tokio::test]
+async fn a_jpeg_of_very_many_scans_is_refused() {
+    let media = media();
+    let photo = data("progressive.jpg");
+    let last = photo.windows(2).rposition(|it| it == [0xFF, 0xDA]).unwrap();
+    let (begin, scan) = photo[..photo.len() - 2].split_at(last);
+    // What looks like the end stands in a comment, where decoders do not look.
+    let comment = [0xFF, 0xFE, 0, 4, 0xFF, 0xD9];
+    let of = |scans| Bytes::from([begin, &comment, &scan.repeat(scans), &[0xFF, 0xD9]].concat());
+    assert!(media.photo_info(&of(50)).is_ok());
+    let error = media.photo(of(100)).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Invalid);
+    assert!(error.message().contains("scans"), "{error}");
+    assert!(media.photo_info(&[&of(50)[..], &of(100)].concat()).is_ok(), "what stands behind the end is not looked at");
+}
+
+#[tokio::test]
 async fn a_header_that_lies_is_refused() {
     let error = media().photo(data("lying.webp")).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Invalid, "{}", error.full());
