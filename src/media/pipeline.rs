@@ -5,7 +5,10 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -201,11 +204,9 @@ impl Pipeline {
             if let Some(sample) = self.output.try_pull_sample(gst::ClockTime::ZERO) {
                 return Some(Ok(sample));
             }
-            if failed {
+            // An end that came since then may itself come from a failure: GStreamer tells that one first.
+            if failed || self.output.is_eos() {
                 return self.shared.take_failure().map(Err);
-            }
-            if self.output.is_eos() {
-                return None;
             }
             // 2. Nothing yet.
             let more = self.shared.output.notified();
@@ -312,8 +313,18 @@ fn connect_output(output: &AppSink, shared: &Arc<Shared>) {
 /// A demuxer's pad comes with the data, and again with each reuse; gst-launch's own delayed link works only once.
 fn link_audio(from: &gst::Element, to: &gst::Element) {
     let to = to.downgrade();
+    let complete = Arc::new(AtomicBool::new(false));
+    let on_complete = Arc::clone(&complete);
+    from.connect_no_more_pads(move |_| on_complete.store(true, Ordering::Release));
     from.connect_pad_added(move |_, pad| {
         let Some(sink) = to.upgrade().and_then(|to| to.static_pad("sink")) else { return };
+        // A recorder that was started anew begins a new chain of Ogg in the same stream. Its pad comes before the
+        // old one has gone, whose end would else be taken for the end of everything.
+        if complete.swap(false, Ordering::AcqRel)
+            && let Some(old) = sink.peer()
+        {
+            old.unlink(&sink).unwrap_or_else(|error| log::debug!("the chain before stays linked: {error}"));
+        }
         let caps = pad.current_caps().unwrap_or_else(|| pad.query_caps(None));
         let audio = caps.structure(0).is_some_and(|it| it.name().starts_with("audio/"));
         // A video track, or a second one of audio, is left alone.

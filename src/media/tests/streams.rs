@@ -61,6 +61,41 @@ async fn containers_decode_in_chunks_of_one_byte() {
     }
 }
 
+/// The pages of an Ogg under another serial number, as a recorder that was started anew writes them.
+fn another_chain(ogg: &Bytes) -> Vec<u8> {
+    let mut chain = ogg.to_vec();
+    let mut at = 0;
+    while at < chain.len() {
+        let segments = usize::from(chain[at + 26]);
+        let body: usize = chain[at + 27..at + 27 + segments].iter().map(|it| usize::from(*it)).sum();
+        let page = &mut chain[at..at + 27 + segments + body];
+        page[14..18].copy_from_slice(b"next");
+        page[22..26].fill(0);
+        let crc = page.iter().fold(0u32, |crc, byte| {
+            (0..8).fold(crc ^ u32::from(*byte) << 24, |crc, _| (crc << 1) ^ (0x04C1_1DB7 & (crc >> 31).wrapping_neg()))
+        });
+        page[22..26].copy_from_slice(&crc.to_le_bytes());
+        at += page.len();
+    }
+    chain
+}
+
+#[tokio::test]
+async fn a_recorder_that_is_started_anew_loses_nothing_in_ogg() {
+    let media = media();
+    for file in ["opus.ogg", "vorbis.ogg"] {
+        let ogg = data(file);
+        let both = Bytes::from([&ogg[..], &another_chain(&ogg)].concat());
+        for _ in 0..3 {
+            let samples = decode(&media, container(Encoding::Ogg), &pieces(&both, 1000)).await.unwrap().whole();
+            assert!(samples.len().abs_diff(64_000) < 4 * TWENTY_MS, "{file}: {} samples", samples.len());
+            let halves = [&samples[..32_000], &samples[32_000..]].map(|half| likeness(half, 1600));
+            assert!(halves.iter().all(|it| *it > 0.9), "{file}: {halves:?}");
+            hostile::all_seats_free(&media).await;
+        }
+    }
+}
+
 #[tokio::test]
 async fn opus_packets_decode_one_a_message() {
     let media = media();
