@@ -61,7 +61,7 @@ fn return_large_blocks() {
 fn return_large_blocks() {}
 
 /// A connection is a file; the soft limit of 1024 that most systems start with is less than `max_connections`.
-fn raise_open_files() {
+pub(super) fn raise_open_files() {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: getrlimit(2) fills the struct that we own, setrlimit(2) only reads it.
     let raised = unsafe {

@@ -10,7 +10,10 @@ use std::{
 
 use serde_json::Value;
 
-use crate::base::{Error, Result};
+use crate::{
+    base::{Error, Result},
+    cli::SettingsArgs,
+};
 
 const START_LIMIT: Duration = Duration::from_secs(30);
 
@@ -31,8 +34,8 @@ pub(super) struct Usage {
 }
 
 impl Daemon {
-    /// `sets` are laid over the defaults, as `--set` does.
-    pub(super) fn start(sets: &[String]) -> Result<Daemon> {
+    /// With the settings that the bench itself was given, as what is expected is made with them; `sets` above all.
+    pub(super) fn start(settings: &SettingsArgs, sets: &[String]) -> Result<Daemon> {
         let failed = |what: &str| {
             let what = what.to_owned();
             move |error: std::io::Error| Error::internal(format!("the bench's daemon: {what}")).cause(error)
@@ -44,6 +47,12 @@ impl Daemon {
         let executable = std::env::current_exe().map_err(failed("this program's file is unknown"))?;
         let mut command = Command::new(executable);
         command.arg("run").arg("--announce").arg(&announce);
+        if let Some(config) = &settings.config {
+            command.arg("--config").arg(config);
+        }
+        for set in &settings.sets {
+            command.arg("--set").arg(set);
+        }
         command.args(["--set", "server.listen=127.0.0.1:0", "--set", "mqtt.listen=127.0.0.1:0"]);
         command.arg("--set").arg(format!("store.dir={}", dir.join("state").display()));
         for set in sets {

@@ -23,7 +23,9 @@ use crate::{
             child::{Daemon, Usage},
             figures::{self, percentile, told, wanted},
         },
-        places, print, spoken,
+        places, print,
+        run::raise_open_files,
+        spoken,
     },
     engines::{Registry, vad},
     flow::{Pcm, SAMPLE_RATE_HZ},
@@ -38,13 +40,13 @@ use crate::{
 pub(super) struct Args {
     #[command(flatten)]
     settings: SettingsArgs,
-    #[arg(long, default_value_t = 500)]
+    #[arg(long, default_value_t = 500, value_parser = at_least::<1>)]
     streams: usize,
-    /// Length of each stream
-    #[arg(long, default_value_t = 60)]
+    /// Length of each stream; memory and processor are looked at from the fourth second on
+    #[arg(long, default_value_t = 60, value_parser = at_least::<10>)]
     secs: usize,
     /// Audio in one message
-    #[arg(long, default_value_t = 100)]
+    #[arg(long, default_value_t = 100, value_parser = at_least::<1>)]
     chunk_ms: usize,
 }
 
@@ -74,6 +76,14 @@ struct Heard {
     unacknowledged: u64,
 }
 
+/// With fewer there is nothing to measure, and figures of nothing would look good.
+fn at_least<const LEAST: usize>(text: &str) -> std::result::Result<usize, String> {
+    match text.parse() {
+        Ok(number) if number >= LEAST => Ok(number),
+        _ => Err(format!("a whole number of at least {LEAST} is needed")),
+    }
+}
+
 pub(super) fn run(args: Args) -> Outcome {
     let Chosen { loaded, facts, .. } = args.settings.load()?;
     let settings = &loaded.settings;
@@ -81,13 +91,17 @@ pub(super) fn run(args: Args) -> Outcome {
     let script = runtime.block_on(script(settings, &args))?;
     let places = places(settings);
     let models = places.models.iter().find(|dir| dir.is_dir()).cloned().unwrap_or_else(|| settings.models_dir());
-    let daemon = Daemon::start(&[
-        format!("models.dir={}", models.display()),
-        format!("runtime.library={}", crate::runtime::find(&settings.runtime.library, &places.library)?.display()),
-        format!("audio.max_sessions={}", args.streams + 1),
-        format!("server.max_connections={}", args.streams + 64),
-        "log.level=warn".to_owned(),
-    ])?;
+    raise_open_files();
+    let daemon = Daemon::start(
+        &args.settings,
+        &[
+            format!("models.dir={}", models.display()),
+            format!("runtime.library={}", crate::runtime::find(&settings.runtime.library, &places.library)?.display()),
+            format!("audio.max_sessions={}", args.streams + 1),
+            format!("server.max_connections={}", args.streams + 64),
+            "log.level=warn".to_owned(),
+        ],
+    )?;
     print(&format!(
         "{} streams of {} s, {} ms a message, on {} cores ({})\n",
         args.streams,
