@@ -1,0 +1,188 @@
+//! Archives that come whole, and archives that somebody made to do harm.
+
+use super::*;
+use crate::base::ByteSize;
+
+type Member<'a> = (&'a str, EntryType, &'a [u8]);
+
+fn catalogue() -> Catalogue {
+    Catalogue::load(None).unwrap()
+}
+
+fn no_limit(_: &Path) -> Option<ByteSize> {
+    None
+}
+
+fn locked(content: &[u8]) -> Locked {
+    let mut digest = Digest::default();
+    digest.add(content);
+    Locked { size: digest.size(), sha256: digest.sha256() }
+}
+
+fn put(dir: &Path, path: &str, content: &str) {
+    let path = dir.join(path);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, content).unwrap();
+}
+
+fn take(file: &Path, models_dir: &Path) -> Result<Vec<String>> {
+    import(file, models_dir, &catalogue(), false, &no_limit)
+}
+
+/// A list of one model with one file.
+fn list(name: &str, path: &str, locked: Locked) -> Manifest {
+    let lock = Lock { files: BTreeMap::from([(path.to_owned(), locked)]), ..Lock::default() };
+    Manifest { format: FORMAT, models: BTreeMap::from([(name.to_owned(), lock)]) }
+}
+
+/// An archive as somebody hostile may write one: any names, any kinds.
+fn forged(file: &Path, manifest: &Manifest, members: &[Member<'_>]) {
+    let mut builder = Builder::new(File::create(file).unwrap());
+    let text = serde_json::to_vec(manifest).unwrap();
+    builder.append(&header(MANIFEST, text.len() as u64).unwrap(), text.as_slice()).unwrap();
+    for (path, kind, content) in members {
+        let mut header = Header::new_ustar();
+        // `set_path` would refuse what this is about.
+        header.as_mut_bytes()[..path.len()].copy_from_slice(path.as_bytes());
+        header.set_entry_type(*kind);
+        header.set_size(content.len() as u64);
+        header.set_cksum();
+        builder.append(&header, *content).unwrap();
+    }
+    builder.finish().unwrap();
+}
+
+#[test]
+fn models_travel_whole_with_their_locks() {
+    let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let long = format!("onnx/{}/{}.bin", "d".repeat(60), "f".repeat(80));
+    put(here.path(), "fetched/config.json", "{}");
+    put(here.path(), &format!("fetched/{long}"), "weights");
+    let mut lock = Lock { variants: BTreeSet::from(["q4".to_owned()]), ..Lock::default() };
+    lock.files.insert("config.json".to_owned(), locked(b"{}"));
+    lock.files.insert(long.clone(), locked(b"weights"));
+    lock.write(&here.path().join("fetched")).unwrap();
+    put(here.path(), "copied/config.json", "{}");
+    put(here.path(), "copied/m.onnx", "graph");
+
+    let file = here.path().join("stick.tar");
+    let (fetched, copied) = (here.path().join("fetched"), here.path().join("copied"));
+    let models = [Carried { name: "fetched", dir: &fetched }, Carried { name: "copied", dir: &copied }];
+    assert_eq!(export(&file, &models, &catalogue(), &no_limit).unwrap(), 2 + 7 + 2 + 5);
+    assert!(export(&file, &models, &catalogue(), &no_limit).unwrap_err().full().contains("there already"));
+
+    assert_eq!(take(&file, there.path()).unwrap(), ["copied", "fetched"]);
+    assert_eq!(fs::read_to_string(there.path().join("fetched").join(long)).unwrap(), "weights");
+    assert_eq!(Lock::read(&there.path().join("fetched")).unwrap().unwrap(), lock);
+    assert_eq!(Lock::read(&there.path().join("copied")).unwrap().unwrap().files["m.onnx"], locked(b"graph"));
+    assert!(!there.path().join(STAGING).exists());
+    // Once more changes nothing.
+    take(&file, there.path()).unwrap();
+}
+
+#[test]
+fn a_model_that_is_not_right_here_is_not_carried() {
+    let here = tempfile::tempdir().unwrap();
+    put(here.path(), "silero-vad/silero_vad.onnx", "not the real one");
+    let dir = here.path().join("silero-vad");
+    let file = here.path().join("stick.tar");
+    let error = export(&file, &[Carried { name: "silero-vad", dir: &dir }], &catalogue(), &no_limit).unwrap_err();
+    assert!(error.full().contains("not what it was"), "{}", error.full());
+    assert!(!file.exists());
+}
+
+#[test]
+fn a_tampered_archive_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, models) = (dir.path().join("a.tar"), dir.path().join("models"));
+    fs::create_dir(&models).unwrap();
+    let good = || list("m", "f", locked(b"abc"));
+    let cases: [(&str, Manifest, Vec<Member<'_>>); 7] = [
+        ("is not what its list says", good(), vec![("m/f", EntryType::Regular, b"abd")]),
+        ("another size", good(), vec![("m/f", EntryType::Regular, b"abcd")]),
+        ("is missing", good(), vec![]),
+        ("does not have", good(), vec![("m/f", EntryType::Regular, b"abc"), ("m/g", EntryType::Regular, b"x")]),
+        ("does not have", good(), vec![("m/f", EntryType::Regular, b"abc"), ("m/f", EntryType::Regular, b"abc")]),
+        ("does not have", good(), vec![("m/f", EntryType::Symlink, b"abc")]),
+        ("does not have", good(), vec![("m/f", EntryType::GNULongName, b"abc")]),
+    ];
+    for (why, manifest, members) in cases {
+        forged(&file, &manifest, &members);
+        let error = take(&file, &models).unwrap_err();
+        assert!(error.kind() == Kind::Invalid && error.full().contains(why), "{why}: {}", error.full());
+        assert_eq!(fs::read_dir(&models).unwrap().count(), 0, "{why}");
+    }
+}
+
+#[test]
+fn names_that_lead_outside_are_refused_in_the_list_and_in_the_members() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, models) = (dir.path().join("a.tar"), dir.path().join("models"));
+    fs::create_dir(&models).unwrap();
+    for (name, path) in [("..", "evil"), ("m", "../../evil"), ("m", "/evil"), ("m", ".vigia-lock.json"), ("a/b", "f")] {
+        forged(&file, &list(name, path, locked(b"x")), &[(&format!("{name}/{path}"), EntryType::Regular, b"x")]);
+        assert_eq!(take(&file, &models).unwrap_err().kind(), Kind::Invalid, "{name}/{path}");
+    }
+    for path in ["../evil", "/evil", "m/../../evil"] {
+        forged(&file, &list("m", "f", locked(b"x")), &[(path, EntryType::Regular, b"x")]);
+        assert_eq!(take(&file, &models).unwrap_err().kind(), Kind::Invalid, "{path}");
+    }
+    assert!(!dir.path().join("evil").exists() && fs::read_dir(&models).unwrap().count() == 0);
+}
+
+#[test]
+fn an_archive_cut_anywhere_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, models) = (dir.path().join("a.tar"), dir.path().join("models"));
+    fs::create_dir(&models).unwrap();
+    forged(&file, &list("m", "f", locked(b"abc")), &[("m/f", EntryType::Regular, b"abc")]);
+    let whole = fs::read(&file).unwrap();
+    // Headers and contents; the padding and the two empty blocks behind them may go.
+    let end = whole.windows(3).rposition(|it| it == b"abc").unwrap() + 3;
+    for length in (0..end).step_by(37) {
+        fs::write(&file, &whole[..length]).unwrap();
+        assert!(take(&file, &models).is_err(), "{length}");
+        assert_eq!(fs::read_dir(&models).unwrap().count(), 0, "{length}");
+    }
+}
+
+#[test]
+fn what_claims_to_be_large_must_fit_before_it_is_unfolded() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("a.tar");
+    forged(&file, &list("m", "f", Locked { size: u64::MAX, ..locked(b"") }), &[]);
+    let error = import(&file, dir.path(), &catalogue(), false, &|_| Some(ByteSize::mib(500))).unwrap_err();
+    assert_eq!(error.kind(), Kind::TooLarge, "{}", error.full());
+}
+
+#[test]
+fn a_licence_is_asked_for_and_what_the_catalogue_knows_is_enforced() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, models) = (dir.path().join("a.tar"), dir.path().join("models"));
+    fs::create_dir(&models).unwrap();
+    forged(
+        &file,
+        &list("qwen2.5-vl-3b-instruct", "f", locked(b"x")),
+        &[("qwen2.5-vl-3b-instruct/f", EntryType::Regular, b"x")],
+    );
+    assert!(take(&file, &models).unwrap_err().full().contains("--accept-licence"));
+    import(&file, &models, &catalogue(), true, &no_limit).unwrap();
+    forged(
+        &file,
+        &list("silero-vad", "silero_vad.onnx", locked(b"x")),
+        &[("silero-vad/silero_vad.onnx", EntryType::Regular, b"x")],
+    );
+    assert!(take(&file, &models).unwrap_err().full().contains("another silero_vad.onnx"));
+}
+
+#[test]
+fn what_is_no_archive_is_said_to_be_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("a.tar");
+    for content in [&b""[..], b"hello", &[0; 2048], &[b'x'; 4096]] {
+        fs::write(&file, content).unwrap();
+        let error = take(&file, dir.path()).unwrap_err();
+        assert!(error.full().contains("no archive of models"), "{}", error.full());
+    }
+    assert!(take(&dir.path().join("nowhere.tar"), dir.path()).is_err());
+}

@@ -1,0 +1,309 @@
+//! Pulling from a hub that cuts, lies, redirects, refuses and tires.
+
+use std::time::Duration;
+
+use super::*;
+use crate::models::{
+    catalogue::Catalogue,
+    fake_hub::{COMMIT, FakeHub, Fault},
+    installed::{Verdict, find, verify},
+};
+
+const REPOSITORY: &str = "owner/tiny";
+const WEIGHTS: &str = "onnx/model_q4.onnx";
+
+/// An entry as a user may write one.
+fn entry(more: &str) -> Entry {
+    let dir = tempfile::tempdir().unwrap();
+    let text = format!(
+        "name = \"tiny\"\ntitle = \"Tiny\"\ntasks = [\"chat\"]\nfamily = \"qwen2\"\nrepository = \"{REPOSITORY}\"\n\
+         default_variant = \"q4\"\nfiles = [\"config.json\"]\noptional = [\"tokenizer.json\", \"absent.json\"]\n{more}\n\
+         [licence]\nname = \"MIT\"\n[graphs]\nmodel = \"onnx/model\"\n[variants]\nfp32 = {{}}\nq4 = {{ model = \"_q4\" }}\n"
+    );
+    fs::write(dir.path().join("tiny.toml"), text).unwrap();
+    Catalogue::load(Some(dir.path())).unwrap().require("tiny").unwrap().clone()
+}
+
+fn weights() -> Vec<u8> {
+    (0..300_000u32).flat_map(u32::to_le_bytes).collect()
+}
+
+fn hub(token: Option<&str>) -> FakeHub {
+    let hub = FakeHub::start(token);
+    hub.put(REPOSITORY, "config.json", "{}");
+    hub.put(REPOSITORY, "tokenizer.json", "{\"t\":1}");
+    hub.put(REPOSITORY, "README.md", "not asked for");
+    hub.put(REPOSITORY, WEIGHTS, weights());
+    hub.put(REPOSITORY, "onnx/model_q4.onnx_data", "beside");
+    hub.put(REPOSITORY, "onnx/model_fp16.onnx", "another variant");
+    hub
+}
+
+struct Place(tempfile::TempDir);
+
+impl Place {
+    fn new() -> Place {
+        Place(tempfile::tempdir().unwrap())
+    }
+
+    fn dir(&self) -> PathBuf {
+        self.0.path().join("tiny")
+    }
+
+    fn pull_with(&self, client: &Hub, entry: &Entry) -> Result<Pulled> {
+        pull(client, entry, "q4", self.0.path(), &|_| None, &|_| ())
+    }
+
+    fn pull(&self, hub: &FakeHub) -> Result<Pulled> {
+        self.pull_with(&hub.client(None), &entry(""))
+    }
+
+    fn files(&self) -> Vec<String> {
+        files_below(&self.dir()).map(|files| files.into_keys().collect()).unwrap_or_default()
+    }
+}
+
+#[test]
+fn a_variant_comes_whole_with_what_lies_beside_it_and_nothing_else() {
+    let (hub, place) = (hub(None), Place::new());
+    let pulled = place.pull(&hub).unwrap();
+    assert_eq!(place.files(), ["config.json", WEIGHTS, "onnx/model_q4.onnx_data", "tokenizer.json"]);
+    assert_eq!(pulled.files, 4);
+    assert_eq!(fs::read(place.dir().join(WEIGHTS)).unwrap(), weights());
+    let found = find(&entry(""), &[place.0.path().to_owned()]).unwrap().unwrap();
+    assert_eq!(found.variants, ["q4"]);
+    let lock = Lock::read(&place.dir()).unwrap().unwrap();
+    assert_eq!(lock.commits[REPOSITORY], COMMIT);
+    assert!(verify(Some(&entry("")), &place.dir()).unwrap().values().all(|it| *it == Verdict::Good));
+    assert!(hub.seen(WEIGHTS)[0].path.contains(COMMIT), "files are asked for by commit");
+
+    // A second time nothing comes, and from the same commit.
+    hub.forget();
+    assert_eq!(place.pull(&hub).unwrap(), Pulled { files: 0, bytes: 0 });
+    assert!(hub.seen(WEIGHTS).is_empty());
+    assert!(hub.seen("?blobs=true")[0].path.contains(COMMIT));
+}
+
+#[test]
+fn a_file_that_is_cut_goes_on_where_it_was() {
+    let (hub, place) = (hub(None), Place::new());
+    hub.fail(WEIGHTS, [Fault::Cut(500_000), Fault::Cut(100_000)]);
+    place.pull(&hub).unwrap();
+    assert_eq!(fs::read(place.dir().join(WEIGHTS)).unwrap(), weights());
+    let ranges: Vec<Option<String>> = hub.seen(WEIGHTS).iter().map(|it| it.headers.get("range").cloned()).collect();
+    assert_eq!(ranges, [None, Some("bytes=500000-".to_owned()), Some("bytes=600000-".to_owned())]);
+}
+
+#[test]
+fn what_came_before_patience_ended_is_there_the_next_time() {
+    let (hub, place) = (hub(None), Place::new());
+    hub.fail(WEIGHTS, [Fault::Cut(1000), Fault::Cut(1000), Fault::Cut(1000)]);
+    let error = place.pull(&hub).unwrap_err();
+    assert!(error.full().contains("cut at 3000 bytes"), "{}", error.full());
+    assert!(!place.dir().join(WEIGHTS).exists(), "half a file has no name");
+    assert!(find(&entry(""), &[place.0.path().to_owned()]).unwrap().unwrap().variants.is_empty());
+    hub.forget();
+    place.pull(&hub).unwrap();
+    assert_eq!(hub.seen(WEIGHTS)[0].headers["range"], "bytes=3000-");
+    assert_eq!(fs::read(place.dir().join(WEIGHTS)).unwrap(), weights());
+    assert!(!place.files().iter().any(|path| path.contains(PART)));
+}
+
+#[test]
+fn a_wrong_hash_deletes_the_file_and_fails() {
+    let (hub, place) = (hub(None), Place::new());
+    hub.fail(WEIGHTS, [Fault::Flip]);
+    let error = place.pull(&hub).unwrap_err();
+    assert_eq!(error.kind(), Kind::Invalid);
+    assert!(error.full().contains(WEIGHTS) && error.full().contains("deleted"), "{}", error.full());
+    assert!(
+        !place.files().iter().any(|path| path.contains("model_q4.onnx.") || path == WEIGHTS),
+        "{:?}",
+        place.files()
+    );
+    assert_eq!(hub.seen(WEIGHTS).len(), 1, "what is wrong is not tried again");
+}
+
+#[test]
+fn a_hub_that_has_another_file_than_the_catalogue_is_refused_before_a_byte_comes() {
+    let (hub, place) = (hub(None), Place::new());
+    let pinned = format!("known = [{{ path = \"{WEIGHTS}\", sha256 = \"{}\" }}]", "0".repeat(64));
+    let error = place.pull_with(&hub.client(None), &entry(&pinned)).unwrap_err();
+    assert!(error.full().contains("another onnx/model_q4.onnx"), "{}", error.full());
+    assert!(hub.seen(WEIGHTS).is_empty());
+
+    hub.list_no_hashes();
+    let error = place.pull_with(&hub.client(None), &entry(&pinned)).unwrap_err();
+    assert!(error.full().contains("deleted"), "{}", error.full());
+}
+
+#[test]
+fn a_hash_that_nobody_knew_is_recorded_and_then_enforced() {
+    let (hub, place) = (hub(None), Place::new());
+    hub.list_no_hashes();
+    place.pull(&hub).unwrap();
+    fs::remove_file(place.dir().join("config.json")).unwrap();
+    hub.put(REPOSITORY, "config.json", "[]");
+    let error = place.pull(&hub).unwrap_err();
+    assert!(error.full().contains("config.json"), "{}", error.full());
+    assert!(!place.dir().join("config.json").exists());
+}
+
+#[test]
+fn a_redirect_is_followed_and_the_token_stays_with_the_hub() {
+    let (hub, elsewhere, place) = (hub(Some("secret")), FakeHub::start(None), Place::new());
+    elsewhere.put("c/d", "blob", weights());
+    hub.fail(WEIGHTS, [Fault::Redirect(format!("{}/c/d/resolve/x/blob", elsewhere.endpoint()))]);
+    // On the same host a path is enough, and the token goes along.
+    hub.fail("config.json", [Fault::Redirect(format!("/{REPOSITORY}/resolve/{COMMIT}/config.json"))]);
+    place.pull_with(&hub.client(Some("secret")), &entry("")).unwrap();
+    assert_eq!(fs::read(place.dir().join(WEIGHTS)).unwrap(), weights());
+    let there = elsewhere.seen("blob");
+    assert!(there.len() == 1 && !there[0].headers.contains_key("authorization"), "{there:?}");
+    assert!(hub.seen(WEIGHTS)[0].headers.contains_key("authorization"));
+}
+
+#[test]
+fn redirects_in_a_circle_end() {
+    let (hub, place) = (hub(None), Place::new());
+    let circle = format!("/{REPOSITORY}/resolve/{COMMIT}/config.json");
+    hub.fail("config.json", (0..20).map(|_| Fault::Redirect(circle.clone())));
+    let error = place.pull(&hub).unwrap_err();
+    assert!(error.full().contains("redirects"), "{}", error.full());
+}
+
+#[test]
+fn what_is_gated_says_what_to_do_and_never_the_token() {
+    let (hub, place) = (hub(Some("secret")), Place::new());
+    let error = place.pull(&hub).unwrap_err();
+    assert_eq!(error.kind(), Kind::Unauthorized);
+    assert!(error.full().contains("HF_TOKEN") && error.full().contains("licence"), "{}", error.full());
+
+    hub.fail("?blobs=true", [Fault::Status(403, &[])]);
+    let error = place.pull_with(&hub.client(Some("secret")), &entry("")).unwrap_err();
+    assert!(error.full().contains("licence") && !error.full().contains("secret"), "{}", error.full());
+    assert_eq!(hub.seen("?blobs=true").len(), 2, "a refusal is not tried again");
+}
+
+#[test]
+fn what_is_not_there_is_said_with_what_is() {
+    let (hub, place) = (hub(None), Place::new());
+    let error = pull(&hub.client(None), &entry(""), "fp32", place.0.path(), &|_| None, &|_| ()).unwrap_err();
+    assert_eq!(error.full(), "owner/tiny has no onnx/model.onnx (it has: q4)");
+    let empty = FakeHub::start(None);
+    let error = place.pull(&empty).unwrap_err();
+    assert_eq!(error.kind(), Kind::NotFound);
+    assert!(error.full().contains("owner/tiny"), "{}", error.full());
+    // Listed and then gone.
+    hub.fail(WEIGHTS, [Fault::Status(404, &[])]);
+    assert_eq!(place.pull(&hub).unwrap_err().kind(), Kind::NotFound);
+}
+
+#[test]
+fn a_tired_hub_is_asked_again_and_not_for_ever() {
+    let (hub, place) = (hub(None), Place::new());
+    hub.fail("?blobs=true", [Fault::Status(429, &["Retry-After: 0"])]);
+    hub.fail(WEIGHTS, [Fault::Status(503, &["Retry-After: 3600"]), Fault::Status(500, &[])]);
+    place.pull(&hub).unwrap();
+    assert_eq!(hub.seen(WEIGHTS).len(), 3);
+
+    let place = Place::new();
+    hub.fail("config.json", (0..3).map(|_| Fault::Status(429, &[])));
+    let error = place.pull(&hub).unwrap_err();
+    assert!(error.full().contains("429") && error.full().contains("later"), "{}", error.full());
+}
+
+#[test]
+fn a_hub_that_falls_silent_is_left_and_asked_again() {
+    let (hub, place) = (hub(None), Place::new());
+    hub.fail(WEIGHTS, [Fault::Silence(Duration::from_secs(3))]);
+    place.pull(&hub).unwrap();
+    assert_eq!(hub.seen(WEIGHTS).len(), 2);
+}
+
+#[test]
+fn a_hub_that_is_not_there_says_where_it_was_looked_for() {
+    let (hub, place) = (hub(None), Place::new());
+    let client = hub.client(None);
+    let endpoint = hub.endpoint();
+    drop(hub);
+    let error = place.pull_with(&client, &entry("")).unwrap_err();
+    assert!(error.full().contains(&endpoint) && error.full().contains("HF_ENDPOINT"), "{}", error.full());
+}
+
+#[test]
+fn several_files_come_at_a_time_and_not_all() {
+    let hub = hub(None);
+    let files: Vec<String> = (0..9).map(|n| format!("voices/{n}.bin")).collect();
+    for path in &files {
+        hub.put(REPOSITORY, path, path.as_str());
+        hub.fail(path, [Fault::Silence(Duration::from_millis(100))]);
+    }
+    let list = files.iter().map(|path| format!("\"{path}\"")).collect::<Vec<_>>().join(", ");
+    let dir = tempfile::tempdir().unwrap();
+    let text = format!(
+        "name = \"tiny\"\ntitle = \"T\"\ntasks = [\"speak\"]\nfamily = \"f\"\nrepository = \"{REPOSITORY}\"\nfiles = [{list}]\n[licence]\nname = \"MIT\"\n"
+    );
+    fs::write(dir.path().join("tiny.toml"), text).unwrap();
+    let entry = Catalogue::load(Some(dir.path())).unwrap().require("tiny").unwrap().clone();
+    let place = Place::new();
+    pull(&hub.client(None), &entry, "only", place.0.path(), &|_| None, &|_| ()).unwrap();
+    assert_eq!(place.files(), files);
+    assert!((2..=AT_A_TIME).contains(&hub.most_at_a_time()), "{}", hub.most_at_a_time());
+}
+
+#[test]
+fn a_model_that_does_not_fit_the_disk_is_not_begun() {
+    let (hub, place) = (hub(None), Place::new());
+    let little = |_: &Path| Some(ByteSize::mib(65));
+    let error = pull(&hub.client(None), &entry(""), "q4", place.0.path(), &little, &|_| ()).unwrap_err();
+    assert!(error.kind() == Kind::TooLarge && error.full().contains("65 MiB are free"), "{}", error.full());
+    assert!(place.files().is_empty() && hub.seen(WEIGHTS).is_empty());
+}
+
+#[test]
+fn a_hub_cannot_name_a_file_outside_the_models_folder() {
+    let (hub, place) = (hub(None), Place::new());
+    for path in ["../evil", "/etc/evil", "onnx/model_q4.onnx_data/../../../evil", "onnx/model_q4.onnx_data\\..\\evil"] {
+        hub.put(REPOSITORY, path, "evil");
+    }
+    place.pull(&hub).unwrap();
+    assert!(!place.0.path().join("evil").exists() && place.files().len() == 4, "{:?}", place.files());
+}
+
+#[test]
+fn what_answers_but_is_no_hub_is_said_to_be_none() {
+    let hub = FakeHub::start(None);
+    hub.fail("?blobs=true", [Fault::Status(200, &[])]);
+    let error = Place::new().pull(&hub).unwrap_err();
+    assert!(error.full().contains("does not answer as a hub"), "{}", error.full());
+}
+
+#[test]
+fn a_model_on_no_hub_says_how_it_comes() {
+    let silero = Catalogue::load(None).unwrap().require("silero-vad").unwrap().clone();
+    let place = Place::new();
+    let hub = FakeHub::start(None);
+    let error = pull(&hub.client(None), &silero, "only", place.0.path(), &|_| None, &|_| ()).unwrap_err();
+    assert!(error.full().contains("scripts/run"), "{}", error.full());
+}
+
+#[test]
+fn progress_names_every_file_and_every_new_try() {
+    let (hub, place) = (hub(None), Place::new());
+    hub.fail(WEIGHTS, [Fault::Cut(10)]);
+    let said = Mutex::new(Vec::new());
+    let told = |told: Told<'_>| {
+        lock(&said).push(match told {
+            Told::Plan { files, .. } => format!("plan {files}"),
+            Told::Done { path, .. } => format!("done {path}"),
+            Told::Again { path, .. } => format!("again {path}"),
+            Told::Begins { .. } | Told::At { .. } => return,
+        });
+    };
+    pull(&hub.client(None), &entry(""), "q4", place.0.path(), &|_| None, &told).unwrap();
+    let mut said = said.into_inner().unwrap();
+    said.sort();
+    let done = ["config.json", WEIGHTS, "onnx/model_q4.onnx_data", "tokenizer.json"].map(|path| format!("done {path}"));
+    assert_eq!(said, [vec![format!("again {WEIGHTS}")], done.to_vec(), vec!["plan 4".to_owned()]].concat());
+}
