@@ -6,6 +6,7 @@ mod check;
 mod disk;
 mod doctor;
 mod keys;
+mod models;
 mod run;
 mod selftest;
 mod settings;
@@ -47,6 +48,7 @@ enum Command {
     Check(check::Args),
     Settings(settings::Args),
     Keys(keys::Args),
+    Models(models::Args),
     Doctor(doctor::Args),
     Selftest(selftest::Args),
     Try(try_engine::Args),
@@ -60,6 +62,7 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::run(args),
         Command::Settings(args) => settings::run(args),
         Command::Keys(args) => keys::run(args),
+        Command::Models(args) => models::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Selftest(args) => selftest::run(args),
         Command::Try(args) => try_engine::run(args),
