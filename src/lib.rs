@@ -28,7 +28,7 @@
 //! | 0 | `base` | |
 //! | 1 | `flow` · `settings` · `telemetry` | serde · config · log, systemd-journal-logger, metrics |
 //! | 2 | `media` · `runtime` · `device` · `store` · `systemd` | gstreamer · ort · nvml-wrapper, /sys · rusqlite · sd-notify |
-//! | 3 | `segment` · `models` | pure decisions |
+//! | 3 | `segment` · `models` | pure decisions · ureq, tar |
 //! | 4 | `engines` · `publish` | rumqttc, rumqttd |
 //! | 5 | `jobs` | |
 //! | 6 | `sources` | |

@@ -30,6 +30,8 @@ use crate::{
 pub const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
 
 const MAX_REDIRECTS: usize = 5;
+/// Nothing is shown yet while a listing is waited for: whoever mistyped an address should not wait long to hear it.
+const LISTING_TRIES: u32 = 3;
 const MAX_LISTING_BYTES: u64 = 32 << 20;
 /// A file whose size nobody told is no model's weights.
 const MAX_UNKNOWN_BYTES: u64 = 1 << 30;
@@ -146,7 +148,7 @@ impl Hub {
         }
         let path = format!("{}/revision/{}", encoded(repository), encoded(revision));
         let address = format!("{}/api/models/{path}?blobs=true", self.endpoint);
-        let body = self.patiently(repository, |_| {
+        let body = self.patiently(repository, LISTING_TRIES, |_| {
             let mut response = self.get(repository, &address, 0)?;
             let body = response.body_mut().with_config().limit(MAX_LISTING_BYTES).read_to_vec();
             body.map_err(|error| Trouble::passing(unreachable(&self.endpoint).cause(error)))
@@ -185,7 +187,7 @@ impl Hub {
             digest = Digest::default();
         }
         let mut good_until = digest.size();
-        self.patiently(&wanted.path, |again| {
+        self.patiently(&wanted.path, self.patience.tries, |again| {
             if let Some(error) = again {
                 told(Step::Again(error));
             }
@@ -278,8 +280,9 @@ impl Hub {
                 request = request.header(header::RANGE, format!("bytes={from}-"));
             }
             let response = request.call().map_err(|error| {
-                let place = origin(&address).unwrap_or(&self.endpoint).to_owned();
-                Trouble::passing(unreachable(&place).cause(error))
+                let passes = !is_mistrust(&error);
+                let place = origin(&address).unwrap_or(&self.endpoint);
+                Trouble { passes, ..Trouble::passing(unreachable(place).cause(error)) }
             })?;
             let status = response.status();
             if !status.is_redirection() {
@@ -331,7 +334,12 @@ impl Hub {
     }
 
     /// Tries until it works, until trouble lasts, or until patience ends.
-    fn patiently<T>(&self, what: &str, mut attempt: impl FnMut(Option<&Error>) -> Result<T, Trouble>) -> Result<T> {
+    fn patiently<T>(
+        &self,
+        what: &str,
+        most: u32,
+        mut attempt: impl FnMut(Option<&Error>) -> Result<T, Trouble>,
+    ) -> Result<T> {
         let (mut tries, mut pause) = (0, self.patience.first_pause);
         let mut last = None;
         loop {
@@ -343,7 +351,7 @@ impl Hub {
                 (tries, pause) = (0, self.patience.first_pause);
             }
             tries += 1;
-            if !trouble.passes || tries >= self.patience.tries {
+            if !trouble.passes || tries >= most {
                 return Err(trouble.error);
             }
             log::debug!("{what}: {}", trouble.error.full());
@@ -380,6 +388,15 @@ impl Trouble {
 
     fn lasting(error: Error) -> Trouble {
         Trouble { passes: false, ..Trouble::passing(error) }
+    }
+}
+
+/// A certificate that is wrong now will be wrong in a second.
+fn is_mistrust(error: &ureq::Error) -> bool {
+    match error {
+        ureq::Error::Tls(_) | ureq::Error::Rustls(_) => true,
+        ureq::Error::Io(error) => error.kind() == io::ErrorKind::InvalidData,
+        _ => false,
     }
 }
 
