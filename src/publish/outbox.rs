@@ -117,13 +117,15 @@ impl Outbox {
 
     /// Reads on if that is of use now.
     pub(super) async fn refill(&mut self) -> Result<()> {
-        if !self.may_read() || *self.committed.borrow() <= self.read {
+        // Asked before the journal is read: what is committed meanwhile may be missing in the answer.
+        let committed = *self.committed.borrow();
+        if !self.may_read() || committed <= self.read {
             return Ok(());
         }
         let events = self.store.events_after(self.read, READ).await?;
         if events.is_empty() {
             // What was there has been deleted since.
-            self.read = *self.committed.borrow();
+            self.read = committed;
         }
         for (position, json) in events {
             self.read = position;
@@ -354,6 +356,27 @@ mod tests {
             outbox.broken(true);
         }
         assert_eq!(take(&mut outbox).await, Some(first));
+    }
+
+    #[tokio::test]
+    async fn what_comes_while_only_deleted_events_are_read_is_not_passed_over() {
+        let bench = bench();
+        let mut outbox = bench.outbox().await;
+        for _ in 0..20 {
+            bench.publish(EventType::TranscriptSegment, json!(1)).await;
+            bench.store.delete_session(&SessionId::parse("s").unwrap()).await.unwrap();
+            let mut refilling = Box::pin(outbox.refill());
+            let reading = futures_util::poll!(&mut refilling).is_pending();
+            // The read connection is the same: once this is answered, the journal has been read.
+            bench.store.last_seq(None).await.unwrap();
+            let next = bench.publish(EventType::Hazard, json!(2)).await;
+            if reading {
+                refilling.as_mut().await.unwrap();
+            }
+            drop(refilling);
+            assert_eq!(take(&mut outbox).await, Some(next));
+            outbox.arrived(next);
+        }
     }
 
     #[tokio::test]
