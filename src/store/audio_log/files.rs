@@ -55,6 +55,8 @@ struct Kept {
     path: PathBuf,
     mark: Mark,
     sessions: HashSet<SessionId>,
+    /// It could not be read to its end: nobody knows who needs what it holds, so it stays.
+    unread: bool,
 }
 
 impl Files {
@@ -63,7 +65,8 @@ impl Files {
         let mut found = BTreeMap::new();
         for path in listed(dir).map_err(|error| unusable(dir).cause(error))? {
             let Some((number, mark)) = path.file_name().and_then(parse_name) else { continue };
-            found.insert(number, Kept { sessions: sessions_in(&path, mark), path, mark });
+            let (sessions, unread) = sessions_in(&path, mark);
+            found.insert(number, Kept { path, mark, sessions, unread });
         }
         let next_number = found.last_key_value().map_or(1, |(number, _)| number + 1);
         let index = Arc::new(Index { files: Mutex::new(found), syncs: AtomicU64::new(0) });
@@ -127,13 +130,13 @@ impl Files {
         self.next_number += 1;
         // Else a power cut could take the file's name, and with it all that was made durable in it.
         File::open(&self.dir)?.sync_all()?;
-        self.index.lock().insert(number, Kept { path, mark, sessions: HashSet::new() });
+        self.index.lock().insert(number, Kept { path, mark, sessions: HashSet::new(), unread: false });
         Ok(Current { number, mark, file, size: 0 })
     }
 
     fn delete_unneeded(&self) {
-        let unneeded: Vec<Kept> =
-            self.index.lock().extract_if(.., |_, kept| kept.sessions.is_empty()).map(|(_, kept)| kept).collect();
+        let nobody_needs = |_: &u64, kept: &mut Kept| kept.sessions.is_empty() && !kept.unread;
+        let unneeded: Vec<Kept> = self.index.lock().extract_if(.., nobody_needs).map(|(_, kept)| kept).collect();
         for Kept { path, .. } in unneeded {
             match fs::remove_file(&path) {
                 Err(error) if error.kind() != ErrorKind::NotFound => {
@@ -205,8 +208,8 @@ fn joined(mut pieces: Vec<AudioPiece>) -> Vec<AudioPiece> {
     joined
 }
 
-/// Whose records a file holds. A file that cannot be read further ends there.
-fn sessions_in(path: &Path, mark: Mark) -> HashSet<SessionId> {
+/// Whose records a file holds, and whether there is more that could not be read.
+fn sessions_in(path: &Path, mark: Mark) -> (HashSet<SessionId>, bool) {
     let mut sessions = HashSet::new();
     let mut last = String::new();
     let scanned = File::open(path).and_then(|file| {
@@ -226,9 +229,12 @@ fn sessions_in(path: &Path, mark: Mark) -> HashSet<SessionId> {
         Ok(skipped) => {
             log::warn!("{}: {skipped} bytes are no whole record (a torn end, or damage)", path.display())
         }
-        Err(error) => log::error!("{} cannot be read to its end: {error}", path.display()),
+        Err(error) => {
+            log::error!("{} cannot be read to its end and is kept: {error}", path.display());
+            return (sessions, true);
+        }
     }
-    sessions
+    (sessions, false)
 }
 
 fn lock_dir(dir: &Path) -> Result<File> {
@@ -360,6 +366,18 @@ mod tests {
         assert!(logs(dir.path()).is_empty());
         write(&mut files, &[("a", 0, vec![1])]);
         assert!(logs(dir.path())[0].file_name().unwrap().to_str().unwrap().starts_with("00000008-"));
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_not_taken_for_empty() {
+        let dir = tempfile::tempdir().unwrap();
+        // A failing disk or another owner's file: it cannot be opened, but it could be deleted.
+        let path = dir.path().join("00000007-12345678.log");
+        std::os::unix::fs::symlink(&path, &path).unwrap();
+        let mut files = Files::open(dir.path()).unwrap();
+        write(&mut files, &[("a", 0, vec![1])]);
+        files.release(&[id("a")].into());
+        assert_eq!(logs(dir.path()), [path]);
     }
 
     #[test]
