@@ -201,6 +201,9 @@ pub(super) fn relations(settings: &Settings) -> Vec<(&'static [&'static str], St
             mqtt.listen
         );
         problems.push((&["mqtt.listen", "mqtt.username", "mqtt.password_file"], problem));
+    } else if mqtt.mode != MqttMode::Off && !mqtt.username.is_empty() && mqtt.password_file.is_empty() {
+        let problem = "a user needs a password: set mqtt.password_file".to_owned();
+        problems.push((&["mqtt.username", "mqtt.password_file"], problem));
     }
     if mqtt.username.is_empty() && !mqtt.password_file.is_empty() {
         let problem = "a password needs a user: set mqtt.username".to_owned();
@@ -275,6 +278,8 @@ mod tests {
         assert!(faults(&["vad.max_segment_secs=1", "vad.min_speech_ms=2000"])[0].contains("longer than"));
         assert!(faults(&["mqtt.listen=0.0.0.0:1883"])[0].contains("open to the network"));
         assert!(faults(&["mqtt.password_file=/etc/secret"])[0].contains("needs a user"));
+        assert!(faults(&["mqtt.username=vigia"])[0].contains("mqtt.username (--set): a user needs a password"));
+        assert_eq!(faults(&["mqtt.username=vigia", "mqtt.mode=off"]), [""; 0]);
         assert!(faults(&["mqtt.listen=127.0.0.1:8090"])[0].contains("server.listen's already"));
         let closed = ["mqtt.listen=0.0.0.0:1883", "mqtt.username=vigia", "mqtt.password_file=/etc/secret"];
         assert_eq!(faults(&closed), [""; 0]);

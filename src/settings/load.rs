@@ -376,7 +376,8 @@ mod tests {
     fn effective_values_print_as_a_file_that_loads_again() {
         let sources = Sources { sets: strings(&["node.name=box \"1\""]), ..Sources::default() };
         assert_eq!(load(&sources).unwrap_err().len(), 1);
-        let sources = Sources { sets: strings(&["mqtt.username=a \"b\"", "vad.threshold=1"]), ..Sources::default() };
+        let sets = strings(&["mqtt.username=a \"b\"", "mqtt.password_file=/p", "vad.threshold=1"]);
+        let sources = Sources { sets, ..Sources::default() };
         let loaded = load(&sources).unwrap();
         let text = crate::settings::effective(&loaded.leaves);
         let again: Settings = toml::from_str(&text).unwrap();
