@@ -6,8 +6,9 @@
 //! come back, and hands its router things that bring it down (see `broker/guard.rs`).
 //!
 //! Not offered: QoS of the session surviving a restart (retained messages live in memory; the daemon publishes its
-//! own again), shared subscriptions, `$SYS`, TLS. The router remembers each topic and client name for as long as
-//! it runs. Its thread cannot be ended and stays, idle, until the process ends.
+//! own again), shared subscriptions, aliases of topics, `$SYS`, TLS, more than 100 retained messages for one
+//! subscription. The router remembers each topic and client name for as long as it runs. Its thread cannot be ended
+//! and stays, idle, until the process ends.
 
 mod guard;
 mod line;
@@ -34,7 +35,7 @@ use crate::{
     settings,
 };
 
-/// A home's dashboards, phones and sensors; each may hold about 200 KiB while it is slow.
+/// A home's dashboards, phones and sensors; each may hold about 300 KiB while it is slow, and one packet more.
 const MAX_CLIENTS: usize = 128;
 /// What a subscriber that is slow or away may lag behind, per filter: 1 MiB, about 2000 results. Nobody waits for
 /// the slowest; who lags further misses what is oldest. The router counts the bytes of topic and payload and takes

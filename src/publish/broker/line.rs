@@ -19,6 +19,8 @@ use crate::{
 const SEND_LIMIT: Duration = Duration::from_secs(20);
 /// Enough for a batch of usual packets.
 const BUFFER_BYTES: usize = 4 << 10;
+/// CONNECT, PUBLISH, its four answers, SUBSCRIBE, UNSUBSCRIBE, PINGREQ, DISCONNECT.
+const FROM_CLIENTS: [u8; 10] = [1, 3, 4, 5, 6, 7, 8, 10, 12, 14];
 
 pub(super) struct Line {
     stream: TcpStream,
@@ -64,6 +66,10 @@ impl Line {
     /// The next packet of what has been read.
     pub(super) fn packet(&mut self) -> Result<Option<Packet>> {
         let limit = MAX_PACKET_BYTES;
+        // rumqttd panics on some of those that only a broker sends.
+        if let Some(kind) = self.inbox.first().map(|byte| byte >> 4).filter(|kind| !FROM_CLIENTS.contains(kind)) {
+            return Err(Error::invalid(format!("it sends a packet of kind {kind}, which no client sends")));
+        }
         let packet = match self.version {
             Version::V4 => V4.read_mut(&mut self.inbox, limit),
             Version::V5 => V5.read_mut(&mut self.inbox, limit),
@@ -96,6 +102,11 @@ impl Line {
             Version::V5 => V5.write(packet, &mut self.outbox),
         };
         packed.map(drop).map_err(|error| Error::internal("cannot pack a packet").cause(error))
+    }
+
+    /// Bytes that wait for the next `flush`.
+    pub(super) fn packed(&self) -> usize {
+        self.outbox.len()
     }
 
     pub(super) async fn flush(&mut self) -> Result<()> {
@@ -143,7 +154,32 @@ fn level(mut bytes: &[u8]) -> Result<Option<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    /// Numbers that lengths and kinds of properties are made of come often.
+    fn body() -> impl Strategy<Value = Vec<u8>> {
+        prop::collection::vec(prop_oneof![0_u8..48, any::<u8>(), Just(0)], 0..80)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(10_000))]
+
+        #[test]
+        fn no_bytes_bring_the_reader_down(kind in prop::sample::select(&FROM_CLIENTS), flags in 0_u8..16, body in body()) {
+            let first = kind << 4 | flags;
+            let packet = [&[first, body.len() as u8][..], &body].concat();
+            V4.read_mut(&mut BytesMut::from(&packet[..]), MAX_PACKET_BYTES).ok();
+            V5.read_mut(&mut BytesMut::from(&packet[..]), MAX_PACKET_BYTES).ok();
+            let connect = [&b"\x10\x00\x00\x04MQTT\x05"[..], &body].concat();
+            let mut connect = BytesMut::from(&connect[..]);
+            connect[1] = (connect.len() - 2) as u8;
+            V5.read_mut(&mut connect.clone(), MAX_PACKET_BYTES).ok();
+            connect[8] = 4;
+            V4.read_mut(&mut connect, MAX_PACKET_BYTES).ok();
+        }
+    }
 
     #[test]
     fn the_version_is_known_as_soon_as_it_is_there() {

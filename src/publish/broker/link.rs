@@ -4,7 +4,7 @@
 //! A client's id belongs to one link at a time, and a link tells the router that it leaves before the next one
 //! joins: the router finds clients by number and uses numbers again.
 
-use std::time::Duration;
+use std::{panic::AssertUnwindSafe, time::Duration};
 
 use futures_util::FutureExt;
 use rumqttd::{
@@ -22,7 +22,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    House, guard,
+    House,
+    guard::{self, Guard},
     line::{Line, Version},
 };
 use crate::{
@@ -34,8 +35,10 @@ use crate::{
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// A wrong password is answered late, so that guessing is slow.
 const REFUSAL_DELAY: Duration = Duration::from_millis(500);
-/// Packets of one write to a client.
+/// Packets of one write to a client, and the bytes after which no further one is added: a slow client has to take a
+/// write within a limit, and what it does not take stays shared in the router.
 const BATCH: usize = 100;
+const BATCH_BYTES: usize = 256 << 10;
 const MAX_CLIENT_ID: usize = 256;
 
 /// What a CONNECT packet asked for.
@@ -70,10 +73,13 @@ pub(super) async fn serve(stream: TcpStream, house: &House, stop: &CancellationT
         }
     };
     log::debug!("MQTT client `{}` connected ({:?})", guest.client_id, line.version());
-    let conversation = async {
-        forward(&mut line, &guest, Some(welcome), &mut from_router).await?;
-        converse(&mut line, &guest, &mut to_router, &mut from_router).await
-    };
+    // Whatever happens, the router hears that the client is gone: a place in it that is not given back is lost.
+    let conversation = AssertUnwindSafe(async {
+        let mut guard = Guard::default();
+        forward(&mut line, &guest, &mut guard, Some(welcome), &mut from_router).await?;
+        converse(&mut line, &guest, &mut guard, &mut to_router, &mut from_router).await
+    });
+    let conversation = conversation.catch_unwind().map(|ended| ended.unwrap_or_else(|_| Err(panicked())));
     let ended = tokio::select! {
         ended = conversation => ended,
         () = sitting.seat.leave.cancelled() => Err(Error::new(Kind::Cancelled, "another client came with its id")),
@@ -89,6 +95,10 @@ pub(super) async fn serve(stream: TcpStream, house: &House, stop: &CancellationT
     send(&mut to_router, Packet::Disconnect(goodbye, None)).await?;
     drop(sitting);
     ended
+}
+
+fn panicked() -> Error {
+    Error::internal("speaking with it panicked")
 }
 
 /// Reads and checks the CONNECT packet.
@@ -125,12 +135,18 @@ async fn receive(line: &mut Line, house: &House) -> Result<Guest> {
 }
 
 /// Until either side ends it; `Ok` is a goodbye, after which there is no will.
-async fn converse(line: &mut Line, guest: &Guest, to_router: &mut LinkTx, from_router: &mut LinkRx) -> Result<()> {
+async fn converse(
+    line: &mut Line,
+    guest: &Guest,
+    guard: &mut Guard,
+    to_router: &mut LinkTx,
+    from_router: &mut LinkRx,
+) -> Result<()> {
     let mut heard = Instant::now();
     loop {
         // What came with the last bytes, before waiting for more.
         while let Some(mut packet) = line.packet()? {
-            guard::check(&mut packet)?;
+            guard.check(&mut packet)?;
             if let Packet::Disconnect(goodbye, _) = &packet {
                 return match goodbye.reason_code {
                     DisconnectReasonCode::DisconnectWithWillMessage => {
@@ -149,7 +165,7 @@ async fn converse(line: &mut Line, guest: &Guest, to_router: &mut LinkTx, from_r
             }
             notice = from_router.next() => {
                 let notice = notice.map_err(|error| Error::internal("the router closed it").cause(error))?;
-                forward(line, guest, notice, from_router).await?;
+                forward(line, guest, guard, notice, from_router).await?;
             }
             () = async { time::sleep_until(heard + patience.unwrap_or_default()).await }, if patience.is_some() => {
                 return Err(Error::new(Kind::Timeout, "it fell silent"));
@@ -159,7 +175,13 @@ async fn converse(line: &mut Line, guest: &Guest, to_router: &mut LinkTx, from_r
 }
 
 /// Sends what the router has for the client, as much as is there, in one write.
-async fn forward(line: &mut Line, guest: &Guest, first: Option<Notification>, from_router: &mut LinkRx) -> Result<()> {
+async fn forward(
+    line: &mut Line,
+    guest: &Guest,
+    guard: &mut Guard,
+    first: Option<Notification>,
+    from_router: &mut LinkRx,
+) -> Result<()> {
     let mut next = first;
     let mut taken = 0;
     let mut was_full = false;
@@ -167,11 +189,15 @@ async fn forward(line: &mut Line, guest: &Guest, first: Option<Notification>, fr
         was_full |= matches!(notice, Notification::Unschedule);
         match notice.into() {
             Some(Packet::ConnAck(ack, properties)) => line.put(welcome(guest, ack, properties))?,
-            Some(packet) => line.put(packet)?,
+            Some(packet) => {
+                guard.sends(&packet);
+                line.put(packet)?;
+            }
             None => (),
         }
         taken += 1;
-        let more = if taken < BATCH { from_router.next().now_or_never() } else { None };
+        let room = taken < BATCH && line.packed() < BATCH_BYTES;
+        let more = if room { from_router.next().now_or_never() } else { None };
         next = more.and_then(|it| it.ok().flatten());
     }
     line.flush().await?;
@@ -187,6 +213,7 @@ fn welcome(guest: &Guest, ack: ConnAck, properties: Option<ConnAckProperties>) -
         assigned_client_identifier: guest.assigned.then(|| guest.client_id.clone()),
         max_packet_size: u32::try_from(MAX_PACKET_BYTES).ok(),
         shared_subscription_available: Some(0),
+        topic_alias_max: None,
         ..properties.unwrap_or_default()
     };
     Packet::ConnAck(ack, Some(properties))

@@ -216,6 +216,39 @@ async fn what_would_harm_the_router_closes_only_its_sender() {
 }
 
 #[tokio::test]
+async fn a_client_that_acknowledges_what_it_was_not_sent_closes_only_itself() {
+    let broker = Broker::start(&settings()).unwrap();
+    publish(&broker, "writer", &[("kept", "1".to_owned(), true)]).await;
+    for _ in 0..20 {
+        let mut stream = TcpStream::connect(broker.address()).await.unwrap();
+        stream.write_all(b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x3c\x00\x01x\x82\x06\x00\x01\x00\x01s\x00").await.unwrap();
+        // CONNACK and SUBACK.
+        stream.read_exact(&mut [0; 9]).await.unwrap();
+        // More than the router's buffer for it holds: the link has to wake the router when there is room again.
+        let burst = [&b"\x30\x04\x00\x01sx".repeat(300)[..], b"\x40\x02\x00\x09"].concat();
+        stream.write_all(&burst).await.unwrap();
+        timeout(LIMIT, stream.read_to_end(&mut Vec::new())).await.expect("it is closed").ok();
+    }
+    let (_reader, mut events) = subscriber(&broker, "reader", "kept").await;
+    assert_eq!(message(&mut events).await, ("kept".to_owned(), "1".to_owned(), true), "the router lives");
+}
+
+#[tokio::test]
+async fn what_no_client_sends_gives_its_place_back() {
+    let broker = Broker::start(&settings()).unwrap();
+    for number in 0..MAX_CLIENTS + 10 {
+        let mut stream = TcpStream::connect(broker.address()).await.unwrap();
+        let connect =
+            [&b"\x10\x10\x00\x04MQTT\x04\x02\x00\x3c\x00\x04"[..], format!("{number:04}").as_bytes()].concat();
+        stream.write_all(&connect).await.unwrap();
+        stream.read_exact(&mut [0; 4]).await.expect("it is let in");
+        // Half a CONNACK.
+        stream.write_all(b"\x20\x01\x00").await.unwrap();
+        timeout(LIMIT, stream.read_to_end(&mut Vec::new())).await.expect("it is closed").ok();
+    }
+}
+
+#[tokio::test]
 async fn connections_are_bounded_and_places_come_free() {
     let broker = Broker::start(&settings()).unwrap();
     let mut idle = Vec::new();
