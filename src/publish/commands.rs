@@ -6,6 +6,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::base::{Error, Kind, Result};
 
+/// An asker's mark goes back in the reply, which must fit into a packet; numbers may be longer there.
+const MAX_ID_BYTES: usize = 256;
+
 /// Everything that may be asked for; nothing else is ever handed on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verb {
@@ -77,6 +80,9 @@ pub(super) fn hand_on(verb: &str, payload: &[u8], queue: &mpsc::Sender<Command>)
         Err(error) => return refuse(None, Error::invalid(format!("this command is no JSON: {error}"))),
     };
     let id = body.get("id").cloned();
+    if id.as_ref().is_some_and(|id| id.to_string().len() > MAX_ID_BYTES) {
+        return refuse(None, Error::invalid(format!("the `id` of a command has at most {MAX_ID_BYTES} bytes")));
+    }
     let Some(verb) = Verb::from_name(verb) else {
         let known = Verb::ALL.map(Verb::name).join(", ");
         return refuse(id, Error::new(Kind::NotFound, "there is no such command").hint(format!("there are: {known}")));
@@ -151,6 +157,8 @@ mod tests {
         assert_eq!(code("tts", b"\xff\xfe"), "invalid");
         assert_eq!(code("tts", b"[1]"), "invalid");
         assert_eq!(code("rm -rf", b"{}"), "not_found");
+        let long = hand_on("tts", json!({ "id": "x".repeat(1 << 20) }).to_string().as_bytes(), &sender).unwrap_err();
+        assert!(long["error"]["code"] == "invalid" && long.to_string().len() < 1000, "{}", long["error"]);
         let waiting = hand_on("unload", b" ", &sender).unwrap();
         assert_eq!(code("unload", b""), "busy");
         tokio::spawn(answer_unavailable(queue));

@@ -4,6 +4,8 @@ use serde_json::Value;
 
 use crate::flow::{Event, EventType};
 
+const MAX_VERB_BYTES: usize = 64;
+
 /// The topics of one box: `<prefix>/<node>/…`.
 #[derive(Debug, Clone)]
 pub(super) struct Topics {
@@ -76,9 +78,9 @@ impl Topics {
         self.at("cmd/+")
     }
 
-    /// The verb of a command's topic.
+    /// The verb of a command's topic. Longer ones than any that is known: no topic has room for their reply.
     pub(super) fn command<'a>(&self, topic: &'a str) -> Option<&'a str> {
-        topic.strip_prefix(&self.base)?.strip_prefix("/cmd/")
+        topic.strip_prefix(&self.base)?.strip_prefix("/cmd/").filter(|verb| verb.len() <= MAX_VERB_BYTES)
     }
 
     /// `verb` is what somebody else wrote: a reply never lands outside `cmd/`.
@@ -208,6 +210,7 @@ mod tests {
         assert_eq!(topics.reply("../availability"), "home/vigia/_/cmd/___availability/reply");
         assert_eq!(topics.command("home/vigia/_/cmd/tts"), Some("tts"));
         assert_eq!(topics.command("home/vigia/other/cmd/tts"), None);
+        assert_eq!(topics.command(&format!("home/vigia/_/cmd/{}", "x".repeat(65_000))), None);
         assert_eq!(escape(""), "_");
         assert_eq!(device_part(""), "default");
     }

@@ -17,7 +17,7 @@ use tokio::{
     time::{self, Instant, MissedTickBehavior},
 };
 
-use super::Mqtt;
+use super::{Mqtt, QUEUE};
 use crate::{
     base::{Error, Kind, Result, Shutdown},
     flow::EventType,
@@ -37,6 +37,9 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 const GOODBYE_LIMIT: Duration = Duration::from_secs(2);
 const MAX_COMMANDS: usize = 16;
 const COMMAND_LIMIT: Duration = Duration::from_secs(120);
+/// Messages that wait for the broker; what is asked of us beyond gets no answer. Half of the queue: whoever asks faster
+/// than the broker takes answers must not cost us the connection.
+const MAX_UNSENT: usize = QUEUE / 2;
 
 /// What the connection tells.
 pub(super) enum Note {
@@ -159,7 +162,10 @@ impl<'a> Talk<'a> {
                 }
                 () = at(save_at) => {
                     save_at = None;
-                    self.outbox.save().await?;
+                    // A store that is full is no reason to leave the broker: the next round tries again.
+                    if let Err(error) = self.outbox.save().await {
+                        log::debug!("how far MQTT has come is not noted: {}", error.full());
+                    }
                 }
                 () = at(self.ack_due) => return Err(silent()),
                 () = at(self.stage.limit()) => self.give_up()?,
@@ -239,6 +245,10 @@ impl<'a> Talk<'a> {
     }
 
     fn asked(&mut self, publish: &Publish) -> Result<()> {
+        if self.unsent.len() >= MAX_UNSENT {
+            emit(MqttSkipped { reason: "answer" });
+            return Ok(());
+        }
         if publish.topic == discovery::STATUS_TOPIC {
             return if publish.payload[..] == b"online"[..] { self.say_discovery() } else { Ok(()) };
         }

@@ -217,6 +217,36 @@ async fn commands_are_answered_and_bad_ones_refused() {
 }
 
 #[tokio::test]
+async fn a_flood_of_commands_does_not_cost_the_connection() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Broker::start(&settings()).unwrap();
+    let mut rig = Rig::start(dir.path(), &settings(), Some(broker.address()));
+    rig.connected().await;
+    let args = ["-q", "1", "-t", "vigia/box/cmd/tts/reply", "-t", "vigia/box/availability", "-F", "%p"];
+    let mut reader = Tool::start("mosquitto_sub", broker.address(), &args);
+    assert_eq!(reader.line().await, "online");
+    let mut flood = TcpStream::connect(broker.address()).await.unwrap();
+    flood.write_all(b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x3c\x00\x01x").await.unwrap();
+    flood.read_exact(&mut [0; 4]).await.unwrap();
+    flood.write_all(&b"\x30\x17\x00\x13vigia/box/cmd/dance{}".repeat(20_000)).await.unwrap();
+    // Behind all of them.
+    flood.write_all(b"\x30\x14\x00\x11vigia/box/cmd/tts{").await.unwrap();
+    drop(flood);
+    let end = Instant::now() + LIMIT;
+    loop {
+        let answered = timeout(Duration::from_millis(200), reader.line()).await;
+        if answered.is_ok_and(|line| line.contains("invalid")) {
+            break;
+        }
+        assert!(Instant::now() < end, "commands are no longer answered");
+        let args = ["-q", "1", "-t", "vigia/box/cmd/tts", "-m", "{"];
+        assert!(Tool::start("mosquitto_pub", broker.address(), &args).end().await.0);
+    }
+    assert!(!rig.status.has_changed().unwrap(), "the connection has held");
+    rig.stop().await;
+}
+
+#[tokio::test]
 async fn what_happens_while_mosquitto_is_away_arrives_when_it_is_back() {
     let dir = tempfile::tempdir().unwrap();
     let data = tempfile::tempdir().unwrap();
