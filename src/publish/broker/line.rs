@@ -97,9 +97,11 @@ impl Line {
 
     /// Packs a packet for the next `flush`.
     pub(super) fn put(&mut self, packet: Packet) -> Result<()> {
-        let packed = match self.version {
-            Version::V4 => V4.write(packet, &mut self.outbox),
-            Version::V5 => V5.write(packet, &mut self.outbox),
+        let packed = match (self.version, packet) {
+            // rumqttd panics on properties, which a publisher of version 5 may have given.
+            (Version::V4, Packet::Publish(publish, _)) => V4.write(Packet::Publish(publish, None), &mut self.outbox),
+            (Version::V4, packet) => V4.write(packet, &mut self.outbox),
+            (Version::V5, packet) => V5.write(packet, &mut self.outbox),
         };
         packed.map(drop).map_err(|error| Error::internal("cannot pack a packet").cause(error))
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use rumqttc::{AsyncClient, Event, EventLoop, Incoming, LastWill, MqttOptions, QoS};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
     time::timeout,
 };
 
@@ -27,6 +27,7 @@ async fn subscriber(broker: &Broker, id: &str, filter: &str) -> (AsyncClient, Ev
 fn client(broker: &Broker, id: &str) -> (AsyncClient, EventLoop) {
     let mut options = MqttOptions::new(id, broker.address().ip().to_string(), broker.address().port());
     options.set_keep_alive(Duration::from_secs(30));
+    options.set_max_packet_size(1 << 20, 1 << 20);
     AsyncClient::new(options, 1000)
 }
 
@@ -219,16 +220,17 @@ async fn what_would_harm_the_router_closes_only_its_sender() {
 async fn a_client_that_acknowledges_what_it_was_not_sent_closes_only_itself() {
     let broker = Broker::start(&settings()).unwrap();
     publish(&broker, "writer", &[("kept", "1".to_owned(), true)]).await;
-    for _ in 0..20 {
-        let mut stream = TcpStream::connect(broker.address()).await.unwrap();
-        stream.write_all(b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x3c\x00\x01x\x82\x06\x00\x01\x00\x01s\x00").await.unwrap();
-        // CONNACK and SUBACK.
-        stream.read_exact(&mut [0; 9]).await.unwrap();
-        // More than the router's buffer for it holds: the link has to wake the router when there is room again.
-        let burst = [&b"\x30\x04\x00\x01sx".repeat(300)[..], b"\x40\x02\x00\x09"].concat();
-        stream.write_all(&burst).await.unwrap();
-        timeout(LIMIT, stream.read_to_end(&mut Vec::new())).await.expect("it is closed").ok();
-    }
+    // Slow, so that the router's buffer for it fills: its link has to wake the router when there is room again.
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let mut stream = socket.connect(broker.address()).await.unwrap();
+    stream.write_all(b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x3c\x00\x01x").await.unwrap();
+    stream.write_all(b"\x82\x06\x00\x01\x00\x01s\x00").await.unwrap();
+    stream.read_exact(&mut [0; 9]).await.expect("CONNACK and SUBACK");
+    let large: Vec<_> = (0..600).map(|_| ("s", "x".repeat(50_000), false)).collect();
+    publish(&broker, "writer", &large).await;
+    stream.write_all(b"\x40\x02\x00\x09").await.unwrap();
+    timeout(LIMIT, stream.read_to_end(&mut Vec::new())).await.expect("it is closed").ok();
     let (_reader, mut events) = subscriber(&broker, "reader", "kept").await;
     assert_eq!(message(&mut events).await, ("kept".to_owned(), "1".to_owned(), true), "the router lives");
 }
@@ -238,13 +240,25 @@ async fn what_no_client_sends_gives_its_place_back() {
     let broker = Broker::start(&settings()).unwrap();
     for number in 0..MAX_CLIENTS + 10 {
         let mut stream = TcpStream::connect(broker.address()).await.unwrap();
-        let connect =
-            [&b"\x10\x10\x00\x04MQTT\x04\x02\x00\x3c\x00\x04"[..], format!("{number:04}").as_bytes()].concat();
-        stream.write_all(&connect).await.unwrap();
-        stream.read_exact(&mut [0; 4]).await.expect("it is let in");
+        let connect = format!("\x10\x11\0\x04MQTT\x05\x02\0\x3c\0\0\x04{number:04}");
+        stream.write_all(connect.as_bytes()).await.unwrap();
+        let mut welcome = [0; 4];
+        stream.read_exact(&mut welcome).await.expect("it is answered");
+        assert_eq!((welcome[0], welcome[3]), (0x20, 0), "client {number} is let in");
         // Half a CONNACK.
         stream.write_all(b"\x20\x01\x00").await.unwrap();
         timeout(LIMIT, stream.read_to_end(&mut Vec::new())).await.expect("it is closed").ok();
+    }
+}
+
+#[tokio::test]
+async fn properties_of_version_5_do_not_reach_a_client_of_3() {
+    let broker = Broker::start(&settings()).unwrap();
+    let (_reader, mut events) = subscriber(&broker, "reader", "#").await;
+    for text in ["1", "2"] {
+        let args = ["-V", "mqttv5", "-t", "a", "-m", text, "-r", "-D", "publish", "response-topic", "back/here"];
+        assert!(Tool::start("mosquitto_pub", broker.address(), &args).end().await.0);
+        assert_eq!(message(&mut events).await, ("a".to_owned(), text.to_owned(), false));
     }
 }
 
