@@ -3,9 +3,9 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::timeout};
 
-use super::{Store, writer::Work};
+use super::{ANSWER_LIMIT, Store, late, writer::Work};
 use crate::{
     base::Result,
     flow::{Event, SessionId},
@@ -36,11 +36,12 @@ impl Store {
     /// The last committed `seq` of a session (`None`: of the node itself); 0 when there is none.
     pub async fn last_seq(&self, session: Option<&SessionId>) -> Result<u64> {
         let session = session_key(session);
-        self.read(move |db| {
+        let read = self.read(move |db| {
             db.prepare_cached("SELECT ifnull(max(seq), 0) FROM events WHERE session = ?")?
                 .query_row([session.as_ref()], |row| row.get(0))
-        })
-        .await
+        });
+        // All who publish wait for this one: a disk that hangs must not silence live listeners.
+        timeout(ANSWER_LIMIT, read).await.unwrap_or_else(|_| Err(late()))
     }
 
     /// Committed events of a session from `from_seq` on, as (position, envelope).

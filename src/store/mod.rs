@@ -108,8 +108,7 @@ impl Store {
         match timeout(ANSWER_LIMIT, answer).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) => Err(Error::internal("the store's writer ended without an answer")),
-            Err(_) => Err(Error::new(Kind::Timeout, "the store did not answer in time")
-                .hint("look for a slow or failing disk under store.dir")),
+            Err(_) => Err(late()),
         }
     }
 
@@ -138,6 +137,11 @@ impl Drop for Inner {
 /// Only its owner may look into this folder: it holds what people said.
 fn create_private_dir(dir: &Path) -> Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|error| cannot_open(dir).cause(error))
+}
+
+fn late() -> Error {
+    Error::new(Kind::Timeout, "the store did not answer in time")
+        .hint("look for a slow or failing disk under store.dir")
 }
 
 fn cannot_open(path: &Path) -> Error {
