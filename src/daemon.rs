@@ -38,6 +38,9 @@ const LIVE_EVENTS: usize = 4096;
 const COMMANDS: usize = 16;
 /// Old sessions are looked for at start and then once a day.
 const PRUNE_EVERY: Duration = Duration::from_secs(24 * 3600);
+/// What waits for the disk has this long, even when the shutdown's deadline has passed: it takes milliseconds, and
+/// systemd waits longer than the deadline.
+const WRITE_LEAST: Duration = Duration::from_secs(2);
 
 /// What the command line has found out.
 pub struct Options {
@@ -198,6 +201,8 @@ impl Running {
         if let Some(broker) = self.broker {
             broker.stop().await;
         }
+        // Who was late before must not cost what is still to be written.
+        let until = until.max(deadline(WRITE_LEAST));
         for closed in [self.audio_log.close(until).await, self.store.close(until).await] {
             if let Err(error) = closed {
                 log::error!("{}", error.full());
