@@ -34,6 +34,9 @@ pub(super) struct Args {
     /// What to compute on
     #[arg(long, value_enum, default_value = "cpu", global = true)]
     provider: Provider,
+    /// Threads for one run of the model
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256), global = true)]
+    threads: u16,
 }
 
 #[derive(Debug, Subcommand)]
@@ -64,7 +67,7 @@ pub(super) fn run(args: Args) -> Outcome {
     }
     let Chosen { loaded, .. } = args.settings.load()?;
     let settings = &loaded.settings;
-    let mut detector = Registry::new(settings, places(settings)).open_silero()?;
+    let mut detector = Registry::new(settings, places(settings)).open_silero(args.threads.into())?;
     let media = Media::new(&settings.pipelines, &settings.audio, &settings.vision)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(anyhow::Error::new)?;
     let pcm: Pcm = runtime.block_on(media.decode_file(AudioFile::Path(file.clone()), LONGEST))?;

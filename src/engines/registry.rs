@@ -138,9 +138,10 @@ impl Registry {
     }
 
     /// A voice detector of the caller's own, for whole recordings.
-    pub fn open_silero(&self) -> Result<Silero> {
+    pub fn open_silero(&self, threads: usize) -> Result<Silero> {
         self.installed(Task::Vad)?;
-        Silero::open(&Runtime::open(&self.library()?)?, &self.silero_file(&self.0.choices[&Task::Vad])?)
+        let file = self.silero_file(&self.0.choices[&Task::Vad])?;
+        Silero::open(&Runtime::open(&self.library()?)?, &file, threads)
     }
 
     /// The voice detector, loaded by the first who asks.
@@ -179,7 +180,7 @@ impl Registry {
         let library = self.library()?;
         Voice::start(VoiceLimits::default(), move || {
             let runtime = Runtime::open(&library)?;
-            Ok(Box::new(Silero::open(&runtime, &file)?) as Box<dyn VoiceDetector>)
+            Ok(Box::new(Silero::open(&runtime, &file, 1)?) as Box<dyn VoiceDetector>)
         })
         .await
     }

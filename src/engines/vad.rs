@@ -26,8 +26,9 @@ pub struct Silero {
 }
 
 impl Silero {
-    pub fn open(runtime: &Runtime, path: &Path) -> Result<Silero> {
-        let graph = Graph::open(runtime, path, GraphOptions { threads: 1 })?;
+    /// One thread is the fastest for live frames: they are too small to be shared out.
+    pub fn open(runtime: &Runtime, path: &Path, threads: usize) -> Result<Silero> {
+        let graph = Graph::open(runtime, path, GraphOptions { threads })?;
         let inputs = graph.inputs();
         if !["input", "state", "sr"].iter().all(|name| inputs.iter().any(|input| input == name)) {
             return Err(Error::unavailable(format!(

@@ -123,7 +123,7 @@ async fn script(settings: &Settings, args: &Args) -> Result<Script> {
     let chunks = audio.chunks(chunk_samples).map(spoken::pcm16).collect();
     // What the daemon will see is 16 bits wide.
     let sent: Vec<f32> = audio.iter().map(|sample| (sample * 32767.0).round() / 32768.0).collect();
-    let mut detector = Registry::new(settings, places(settings)).open_silero()?;
+    let mut detector = Registry::new(settings, places(settings)).open_silero(1)?;
     let probabilities = vad::probabilities(&mut detector, &sent)?;
     let mut live = Live::new(speech_rules(&settings.vad));
     let mut expected = Vec::new();
