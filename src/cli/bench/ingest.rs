@@ -35,6 +35,9 @@ use crate::{
     sources::speech_rules,
 };
 
+/// How long the daemon is watched doing nothing; the kernel counts its time in steps of 10 ms.
+const IDLE_WATCH: Duration = Duration::from_secs(10);
+
 /// Many live streams with voice activity: delay, loss, memory a stream
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -147,6 +150,9 @@ async fn script(settings: &Settings, args: &Args) -> Result<Script> {
 async fn measure(args: &Args, script: Script, daemon: &Daemon) -> Result<String> {
     let script = Arc::new(script);
     let chunk = Duration::from_millis(args.chunk_ms as u64);
+    // Starting is over once it has announced itself; what it uses from here on it uses for nobody.
+    let begun_idle = daemon.usage()?;
+    tokio::time::sleep(IDLE_WATCH).await;
     let idle = daemon.usage()?;
 
     // The first stream loads the detector; what it costs is no stream's own.
@@ -195,10 +201,11 @@ async fn measure(args: &Args, script: Script, daemon: &Daemon) -> Result<String>
     bar.finish_and_clear();
     let elapsed = begun.elapsed();
     heard.delays.sort();
-    Ok(report(args, &script, &heard, &failed, Memory { idle, one, usages }, elapsed, daemon.ready))
+    Ok(report(args, &script, &heard, &failed, Memory { begun_idle, idle, one, usages }, elapsed, daemon.ready))
 }
 
 struct Memory {
+    begun_idle: Usage,
     idle: Usage,
     one: Usage,
     usages: Vec<Usage>,
@@ -213,7 +220,7 @@ fn report(
     elapsed: Duration,
     ready: Duration,
 ) -> String {
-    let Memory { idle, one, usages } = memory;
+    let Memory { begun_idle, idle, one, usages } = memory;
     // While all streams run: after the start is over and before the first ends.
     let steady: Vec<&Usage> =
         usages.iter().filter(|usage| usage.at.duration_since(usages[0].at) > Duration::from_secs(4)).collect();
@@ -232,6 +239,7 @@ fn report(
     let figures = [
         told("ready after", millis(ready)),
         told("idle memory", ByteSize(idle.rss_bytes).to_string()),
+        told("idle processor time", format!("{:?} in {IDLE_WATCH:?}", idle.cpu.saturating_sub(begun_idle.cpu))),
         told("memory with one stream (detector)", ByteSize(one.rss_bytes).to_string()),
         wanted("streams that failed", format!("{} of {streams}", failed.len()), "0", failed.is_empty()),
         wanted("samples lost", heard.lost_samples.to_string(), "0", heard.lost_samples == 0),
