@@ -12,16 +12,21 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     base::{Error, Kind, Result},
-    engines::{Cancel, TranscribeAsk, Transcriber},
-    flow::Transcript,
+    engines::{Cancel, PieceText, TranscribeAsk, TranscribeStep, Transcriber},
 };
 
 /// What a host's thread runs: one kind of question, one kind of answer.
 pub trait Engine: 'static {
     type Ask: Send + 'static;
+    type Progress: Send + 'static;
     type Answer: Send + 'static;
 
-    fn answer(&mut self, ask: &Self::Ask, cancel: &Cancel) -> Result<Self::Answer>;
+    fn answer(
+        &mut self,
+        ask: &Self::Ask,
+        step: &mut dyn FnMut(Self::Progress),
+        cancel: &Cancel,
+    ) -> Result<Self::Answer>;
 }
 
 /// Any transcriber, as a host runs it.
@@ -29,10 +34,16 @@ pub struct Asr(pub Box<dyn Transcriber>);
 
 impl Engine for Asr {
     type Ask = TranscribeAsk;
-    type Answer = Transcript;
+    type Progress = TranscribeStep;
+    type Answer = Vec<PieceText>;
 
-    fn answer(&mut self, ask: &TranscribeAsk, cancel: &Cancel) -> Result<Transcript> {
-        self.0.transcribe(ask, cancel)
+    fn answer(
+        &mut self,
+        ask: &TranscribeAsk,
+        step: &mut dyn FnMut(TranscribeStep),
+        cancel: &Cancel,
+    ) -> Result<Vec<PieceText>> {
+        self.0.transcribe(ask, step, cancel)
     }
 }
 
@@ -123,7 +134,7 @@ fn run<E: Engine>(
                 }
             }
             let Some(running) = engine.as_mut() else { break };
-            outcome = guarded(name, || running.answer(&ask, &cancel));
+            outcome = guarded(name, || running.answer(&ask, &mut |_| {}, &cancel));
             let crashed = outcome.as_ref().is_err_and(|error| error.kind() == Kind::Internal);
             if !crashed || cancel.is_cancelled() {
                 break;
@@ -153,9 +164,10 @@ mod tests {
 
     impl Engine for Fragile {
         type Ask = u32;
+        type Progress = ();
         type Answer = u32;
 
-        fn answer(&mut self, ask: &u32, _: &Cancel) -> Result<u32> {
+        fn answer(&mut self, ask: &u32, _: &mut dyn FnMut(()), _: &Cancel) -> Result<u32> {
             if self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok() {
                 panic!("on purpose");
             }

@@ -3,6 +3,7 @@
 //! An engine knows nothing of sessions, queues or publishers, and nothing model-specific is in a trait. It is
 //! synchronous on purpose: the work is computing, not waiting; a host (`host`, `voice`) gives it its thread.
 
+pub mod asr;
 mod host;
 mod registry;
 pub mod vad;
@@ -16,29 +17,21 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use crate::{
-    base::Result,
-    flow::{Pcm, Transcript},
-};
+use crate::base::Result;
 
+pub use asr::{Decode, Piece, PieceText, SegmentText, TranscribeAsk, TranscribeStep, transcript};
 pub use host::{Asr, Engine, Host};
 pub use registry::{Places, Registry, TaskState, TaskStatus, TranscriberHost};
 pub use voice::{Heard, Sink, Voice, VoiceLimits, VoiceStream};
 
-/// What a transcriber is asked, besides the audio.
-#[derive(Debug, Clone, PartialEq)]
-pub struct TranscribeAsk {
-    pub audio: Pcm,
-    /// A code such as `es`, or `auto`.
-    pub language: String,
-    pub words: bool,
-    pub translate: bool,
-    pub prompt: Option<String>,
-}
-
-/// Turns a piece of audio into text.
+/// Turns pieces of audio into text. Looks at `cancel` and tells `step` after every token.
 pub trait Transcriber: Send {
-    fn transcribe(&mut self, ask: &TranscribeAsk, cancel: &Cancel) -> Result<Transcript>;
+    fn transcribe(
+        &mut self,
+        ask: &TranscribeAsk,
+        step: &mut dyn FnMut(TranscribeStep),
+        cancel: &Cancel,
+    ) -> Result<Vec<PieceText>>;
 }
 
 /// What a voice detector remembers of one stream.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 pub const SAMPLE_RATE_HZ: u32 = 16_000;
 
 /// 16 kHz mono samples in ±1, shared instead of copied.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Pcm(Arc<[f32]>);
 
 impl Pcm {

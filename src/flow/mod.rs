@@ -14,4 +14,4 @@ pub use event::{Draft, Event, EventType};
 pub use frame::{Image, PhotoKind};
 pub use outcome::{TextSegment, Transcript, Word};
 pub use session::{SessionConfig, SessionId};
-pub use task::Task;
+pub use task::{Priority, Task};

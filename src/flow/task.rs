@@ -1,4 +1,4 @@
-//! The kinds of work an engine can do, by the names that settings, health and MQTT topics use.
+//! The kinds of work an engine can do, by the names that settings, health and MQTT topics use; and who goes first.
 
 use serde::{Deserialize, Serialize};
 
@@ -48,5 +48,26 @@ impl Task {
 impl AsRef<str> for Task {
     fn as_ref(&self) -> &str {
         self.name()
+    }
+}
+
+/// Who goes first. Live work is what somebody is speaking right now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Priority {
+    Live,
+    Interactive,
+    Batch,
+}
+
+impl Priority {
+    pub const ALL: [Priority; 3] = [Priority::Live, Priority::Interactive, Priority::Batch];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Priority::Live => "live",
+            Priority::Interactive => "interactive",
+            Priority::Batch => "batch",
+        }
     }
 }

@@ -3,5 +3,5 @@
 mod queue;
 mod worker;
 
-pub use queue::{Ask, Priority, Queue, QueueDepth, QueueLimits};
+pub use queue::{Ask, Queue, QueueDepth, QueueLimits};
 pub use worker::run;

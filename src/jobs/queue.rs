@@ -12,34 +12,14 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::{
     base::{Error, Kind, Result, lock},
-    engines::TranscribeAsk,
-    flow::{Task, Transcript},
+    engines::{PieceText, TranscribeAsk},
+    flow::{Priority, Task},
     telemetry::events::{QueueRefused, emit},
 };
 
-/// Who goes first. Live work is what somebody is speaking right now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Priority {
-    Live,
-    Interactive,
-    Batch,
-}
-
-impl Priority {
-    const ALL: [Priority; 3] = [Priority::Live, Priority::Interactive, Priority::Batch];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Priority::Live => "live",
-            Priority::Interactive => "interactive",
-            Priority::Batch => "batch",
-        }
-    }
-}
-
 /// What is asked, with the way back to the one who waits.
 pub enum Ask {
-    Transcribe(TranscribeAsk, oneshot::Sender<Result<Transcript>>),
+    Transcribe(TranscribeAsk, oneshot::Sender<Result<Vec<PieceText>>>),
 }
 
 impl Ask {
@@ -171,15 +151,9 @@ mod tests {
         Queue::new(QueueLimits { live, interactive: 4, batch: 4 })
     }
 
-    fn transcribe() -> (Ask, oneshot::Receiver<Result<Transcript>>) {
+    fn transcribe() -> (Ask, oneshot::Receiver<Result<Vec<PieceText>>>) {
         let (reply, answer) = oneshot::channel();
-        let ask = TranscribeAsk {
-            audio: vec![0.0; 16].into(),
-            language: "es".to_owned(),
-            words: false,
-            translate: false,
-            prompt: None,
-        };
+        let ask = TranscribeAsk::of(vec![0.0; 16].into(), "es");
         (Ask::Transcribe(ask, reply), answer)
     }
 

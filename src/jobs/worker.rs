@@ -9,9 +9,9 @@ use tokio::{sync::oneshot, task::JoinSet};
 
 use crate::{
     base::{Error, Kind, Result, Shutdown},
-    engines::{Registry, TranscribeAsk},
-    flow::{Task, Transcript},
-    jobs::{Ask, Priority, Queue, queue::Job},
+    engines::{PieceText, Registry, TranscribeAsk},
+    flow::{Priority, Task},
+    jobs::{Ask, Queue, queue::Job},
     telemetry::events::{JobEnded, emit},
 };
 
@@ -63,7 +63,7 @@ async fn serve(job: Job, registry: &Registry, limit: Duration) {
     ended(job.priority, outcome, job.asked);
 }
 
-async fn transcribe(registry: &Registry, ask: TranscribeAsk) -> Result<Transcript> {
+async fn transcribe(registry: &Registry, ask: TranscribeAsk) -> Result<Vec<PieceText>> {
     registry.transcriber().await?.ask(ask).await
 }
 
@@ -91,7 +91,7 @@ fn outcome_name<T>(answer: &Result<T>) -> &'static str {
 mod tests {
     use super::*;
     use crate::{
-        engines::Places,
+        engines::{Places, transcript},
         jobs::QueueLimits,
         settings::{Sources, load},
     };
@@ -120,15 +120,9 @@ mod tests {
         }
     }
 
-    fn ask(samples: usize) -> (Ask, oneshot::Receiver<Result<Transcript>>) {
+    fn ask(samples: usize) -> (Ask, oneshot::Receiver<Result<Vec<PieceText>>>) {
         let (reply, answer) = oneshot::channel();
-        let ask = TranscribeAsk {
-            audio: vec![0.5; samples].into(),
-            language: "en".to_owned(),
-            words: true,
-            translate: false,
-            prompt: None,
-        };
+        let ask = TranscribeAsk { words: true, ..TranscribeAsk::of(vec![0.5; samples].into(), "en") };
         (Ask::Transcribe(ask, reply), answer)
     }
 
@@ -137,7 +131,7 @@ mod tests {
         let rig = rig();
         let (ask, answer) = ask(16_000);
         rig.queue.submit(Priority::Interactive, ask).unwrap();
-        let transcript = tokio::time::timeout(LIMIT, answer).await.unwrap().unwrap().unwrap();
+        let transcript = transcript(tokio::time::timeout(LIMIT, answer).await.unwrap().unwrap().unwrap());
         assert_eq!((transcript.text.as_str(), transcript.language.as_str()), ("1.00 s -6 dB", "en"));
         assert_eq!(transcript.words.len(), 1);
     }

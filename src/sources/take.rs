@@ -11,9 +11,9 @@ use tokio::{
 
 use crate::{
     base::{Error, Kind, Result},
-    engines::{TranscribeAsk, Voice, VoiceStream},
-    flow::{Pcm, SAMPLE_RATE_HZ, SessionConfig, TextSegment, Transcript, audio::samples_to_secs},
-    jobs::{Ask, Priority, Queue},
+    engines::{PieceText, TranscribeAsk, Voice, VoiceStream, transcript},
+    flow::{Pcm, Priority, SAMPLE_RATE_HZ, SessionConfig, TextSegment, Transcript, audio::samples_to_secs},
+    jobs::{Ask, Queue},
     media::AudioDecoder,
     segment::{Rules, Span, SpeechEvent, Tape},
     sources::ears::Ears,
@@ -58,7 +58,7 @@ pub(super) struct Take {
     next_segment: u64,
     /// Segments whose text is being made, in order.
     pub(super) finals: FuturesOrdered<BoxFuture<'static, (TextSegment, Option<Error>)>>,
-    pub(super) partial: Option<oneshot::Receiver<Result<Transcript>>>,
+    pub(super) partial: Option<oneshot::Receiver<Result<Vec<PieceText>>>>,
     partial_due: Option<Instant>,
     partial_interval: Duration,
     speaking_since: Option<u64>,
@@ -222,11 +222,10 @@ impl Take {
 
 fn transcribe_ask(config: &SessionConfig, audio: Pcm) -> TranscribeAsk {
     TranscribeAsk {
-        audio,
-        language: config.language.clone(),
         words: config.words,
         translate: config.translate,
         prompt: config.prompt.clone(),
+        ..TranscribeAsk::of(audio, &config.language)
     }
 }
 
@@ -242,7 +241,8 @@ async fn transcribe(queue: Queue, ask: TranscribeAsk, mut segment: TextSegment) 
         ))
     };
     match timeout(SEGMENT_LIMIT, asked).await.unwrap_or_else(late) {
-        Ok(transcript) => {
+        Ok(pieces) => {
+            let transcript = transcript(pieces);
             let shift = |secs: f64| ((segment.start + secs) * 1000.0).round() / 1000.0;
             segment.words = transcript.words;
             for word in &mut segment.words {

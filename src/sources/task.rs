@@ -13,7 +13,7 @@ use tokio::{
 
 use crate::{
     base::{Error, Kind, Result},
-    engines::Voice,
+    engines::{PieceText, Voice, transcript},
     flow::{Draft, EventType, SAMPLE_RATE_HZ, SessionConfig, Task, TextSegment, Transcript, audio::samples_to_secs},
     media::AudioDecoder,
     publish::Published,
@@ -462,8 +462,8 @@ async fn push(decoder: &AudioDecoder, chunk: &Option<Bytes>) -> Result<()> {
     }
 }
 
-async fn answer(partial: &mut Option<oneshot::Receiver<Result<Transcript>>>) -> Option<Transcript> {
-    partial.as_mut()?.await.ok()?.ok()
+async fn answer(partial: &mut Option<oneshot::Receiver<Result<Vec<PieceText>>>>) -> Option<Transcript> {
+    Some(transcript(partial.as_mut()?.await.ok()?.ok()?))
 }
 
 fn final_result(segments: Vec<TextSegment>, samples: u64, config: &SessionConfig, transcribes: bool) -> FinalResult {
