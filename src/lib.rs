@@ -29,7 +29,7 @@
 //! | 1 | `flow` · `settings` · `telemetry` | serde · config · log, systemd-journal-logger, metrics |
 //! | 2 | `media` · `runtime` · `device` · `store` · `systemd` | gstreamer · ort · nvml-wrapper, /sys · rusqlite · sd-notify |
 //! | 3 | `segment` · `models` | pure decisions · ureq, tar |
-//! | 4 | `engines` · `publish` | rumqttc, rumqttd |
+//! | 4 | `engines` · `publish` | postcard · rumqttc, rumqttd |
 //! | 5 | `jobs` | |
 //! | 6 | `sources` | |
 //! | 7 | `api` | hyper, tokio-tungstenite |

@@ -5,8 +5,11 @@
 
 use std::{error::Error as StdError, fmt};
 
+use serde::{Deserialize, Serialize};
+
 /// What went wrong, as far as the one who asked is concerned.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Kind {
     Invalid,
     Unauthorized,
@@ -65,13 +68,22 @@ impl Error {
         self.0.hint.as_deref()
     }
 
+    /// Every cause in one line, where there is any. For the log only.
+    pub fn cause_text(&self) -> Option<String> {
+        let mut cause: &dyn StdError = &**self.0.cause.as_ref()?;
+        let mut text = cause.to_string();
+        while let Some(next) = cause.source() {
+            text.push_str(&format!(": {next}"));
+            cause = next;
+        }
+        Some(text)
+    }
+
     /// Message, hint and every cause in one line, for logs and terminals.
     pub fn full(&self) -> String {
         let mut text = self.0.message.clone();
-        let mut cause = self.0.cause.as_ref().map(|it| &**it as &dyn StdError);
-        while let Some(error) = cause {
-            text.push_str(&format!(": {error}"));
-            cause = error.source();
+        if let Some(cause) = self.cause_text() {
+            text.push_str(&format!(": {cause}"));
         }
         if let Some(hint) = &self.0.hint {
             text.push_str(&format!(" ({hint})"));

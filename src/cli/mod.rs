@@ -5,6 +5,7 @@ mod bench;
 mod check;
 mod disk;
 mod doctor;
+mod engine_host;
 mod keys;
 mod models;
 mod run;
@@ -53,6 +54,7 @@ enum Command {
     Selftest(selftest::Args),
     Try(try_engine::Args),
     Bench(bench::Args),
+    EngineHost(engine_host::Args),
 }
 
 /// Runs the command line of this process.
@@ -67,6 +69,7 @@ pub fn main() -> ExitCode {
         Command::Selftest(args) => selftest::run(args),
         Command::Try(args) => try_engine::run(args),
         Command::Bench(args) => bench::run(args),
+        Command::EngineHost(args) => engine_host::run(args),
     };
     let Err(failure) = done else { return ExitCode::SUCCESS };
     let (text, code) = failure.told();

@@ -4,13 +4,17 @@
 //! synchronous on purpose: the work is computing, not waiting; a host (`host`, `voice`) gives it its thread.
 
 pub mod asr;
+mod ballast;
 mod host;
 mod registry;
+mod spec;
 pub mod vad;
 mod voice;
 
 #[cfg(any(test, feature = "test-engine"))]
 pub mod echo;
+#[cfg(any(test, feature = "test-engine"))]
+pub mod puppet;
 
 use std::sync::{
     Arc,
@@ -19,9 +23,13 @@ use std::sync::{
 
 use crate::base::Result;
 
+pub(crate) use host::child::serve;
+
 pub use asr::{Decode, Piece, PieceText, SegmentText, TranscribeAsk, TranscribeStep, transcript};
-pub use host::{Asr, Engine, Host};
+pub use ballast::{Ballast, BallastAsk, BallastSpec};
+pub use host::{Engine, Handle, Launch, Limits, RestartRules, Vitals};
 pub use registry::{Places, Registry, TaskState, TaskStatus, TranscriberHost};
+pub use spec::{Asr, AsrSpec, EngineSpec, Spec};
 pub use voice::{Heard, Sink, Voice, VoiceLimits, VoiceStream};
 
 /// Turns pieces of audio into text. Looks at `cancel` and tells `step` after every token.

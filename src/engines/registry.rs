@@ -12,7 +12,7 @@ use tokio::sync::OnceCell;
 use crate::{
     base::{Error, Result, lock},
     engines::{
-        Asr, Host, Voice, VoiceDetector, VoiceLimits,
+        Asr, Handle, Voice, VoiceDetector, VoiceLimits,
         vad::{self, Silero},
     },
     flow::Task,
@@ -54,7 +54,7 @@ pub struct TaskStatus {
     pub reason: Option<String>,
 }
 
-pub type TranscriberHost = Host<Asr>;
+pub type TranscriberHost = Handle<Asr>;
 
 /// Where the files of engines are looked for.
 #[derive(Debug, Clone)]
@@ -188,7 +188,10 @@ impl Registry {
     async fn load_transcriber(&self) -> Result<TranscriberHost> {
         self.installed(Task::Transcribe)?;
         #[cfg(any(test, feature = "test-engine"))]
-        return Host::start("transcriber", || Ok(Asr(Box::new(crate::engines::echo::Echo)))).await;
+        {
+            use crate::engines::{AsrSpec, Limits, Spec};
+            Handle::thread("transcriber", &Limits::default(), || AsrSpec::TestEcho.build()).await
+        }
         #[cfg(not(any(test, feature = "test-engine")))]
         Err(Error::internal("a transcriber is said to be installed and is not"))
     }

@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ffi::OsString,
     fs, io,
     path::{Path, PathBuf},
 };
@@ -75,6 +76,11 @@ impl Sources {
     pub fn variable(&self, name: &str) -> Option<&str> {
         self.env.iter().find(|(it, value)| it == name && !value.is_empty()).map(|(_, value)| value.as_str())
     }
+}
+
+/// The variables of this process that are wanted, for a process that is given nothing else.
+pub fn variables(wanted: impl Fn(&str) -> bool) -> Vec<(OsString, OsString)> {
+    std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(&wanted)).collect()
 }
 
 /// The settings, or everything that is wrong with them.

@@ -16,7 +16,7 @@ use serde::Deserialize;
 
 pub use check::Fault;
 pub use levels::Levels;
-pub use load::{Leaf, Loaded, ProfileText, Sources, load, wanted_profile};
+pub use load::{Leaf, Loaded, ProfileText, Sources, load, variables, wanted_profile};
 pub use manual::{DEFAULTS, effective};
 
 use crate::base::ByteSize;

@@ -1,5 +1,8 @@
 //! Where `log` goes: the journal with structured fields when systemd started us, else standard error in a form
 //! that a person can read. A log line that cannot be written is dropped; logging never fails its caller.
+//!
+//! The process of an engine writes its lines to standard error for the daemon, which takes them apart again and logs
+//! them as its own.
 
 use std::{
     fmt::Write as _,
@@ -43,22 +46,29 @@ pub enum Colours {
 impl Logs {
     /// Becomes the process's logger and reports panics through it. Called twice, the first stays.
     pub fn install(self) {
-        let filter = Filter::new(&self.levels);
-        let level = filter.highest();
-        let sink = Sink::open(self.colours);
-        if log::set_boxed_logger(Box::new(Logger { filter, sink })).is_err() {
-            return;
-        }
-        log::set_max_level(level);
-        // A panic costs one request or one engine; the line about it must reach the journal too.
-        panic::set_hook(Box::new(|panic| {
-            let place = panic.location().map(ToString::to_string).unwrap_or_default();
-            let thread = std::thread::current();
-            let thread = thread.name().unwrap_or("unnamed").to_owned();
-            let reason = panic.payload_as_str().unwrap_or("no message");
-            log::error!(place = place.as_str(), thread = thread.as_str(); "panic: {reason}");
-        }));
+        install(Filter::new(&self.levels), Sink::open(self.colours));
     }
+}
+
+/// For the process of an engine. The daemon has a filter of its own; what it never logs is not even written.
+pub fn install_for_engine(level: LevelFilter) {
+    install(Filter::new(&[(String::new(), level)]), Sink::Daemon);
+}
+
+fn install(filter: Filter, sink: Sink) {
+    let level = filter.highest();
+    if log::set_boxed_logger(Box::new(Logger { filter, sink })).is_err() {
+        return;
+    }
+    log::set_max_level(level);
+    // A panic costs one request or one engine; the line about it must reach the journal too.
+    panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        let thread = std::thread::current();
+        let thread = thread.name().unwrap_or("unnamed").to_owned();
+        let reason = panic.payload_as_str().unwrap_or("no message");
+        log::error!(place = place.as_str(), thread = thread.as_str(); "panic: {reason}");
+    }));
 }
 
 struct Logger {
@@ -77,11 +87,8 @@ impl Log for Logger {
         }
         match &self.sink {
             Sink::Journal(journal) => journal.log(record),
-            Sink::Stderr { colours } => {
-                let line = line(&clock::now_at(), record, *colours);
-                // One write a line, so that lines of several threads do not mix. Nobody can be told of a failure.
-                drop(io::stderr().lock().write_all(line.as_bytes()));
-            }
+            Sink::Stderr { colours } => write_line(&line(&clock::now_at(), record, *colours)),
+            Sink::Daemon => write_line(&line_for_daemon(record)),
         }
     }
 
@@ -91,6 +98,7 @@ impl Log for Logger {
 enum Sink {
     Journal(JournalLog),
     Stderr { colours: bool },
+    Daemon,
 }
 
 impl Sink {
@@ -134,19 +142,41 @@ fn covers(module: &str, target: &str) -> bool {
     module.is_empty() || target.strip_prefix(module).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
 }
 
+/// One write a line, so that lines of several threads do not mix. Nobody can be told of a failure.
+fn write_line(line: &str) {
+    drop(io::stderr().lock().write_all(line.as_bytes()));
+}
+
+/// `<LEVEL>module: message key=value`.
+fn line_for_daemon(record: &Record<'_>) -> String {
+    let mut line = format!("<{}>{}: ", record.level(), record.target());
+    push_message(&mut line, record, "", "");
+    line
+}
+
+/// Level, module and message of a line that an engine has logged; None for what a library has printed.
+pub fn from_engine(line: &str) -> Option<(Level, &str, &str)> {
+    let (level, rest) = line.strip_prefix('<')?.split_once('>')?;
+    let (target, text) = rest.split_once(": ")?;
+    Some((level.parse().ok()?, target, text))
+}
+
 /// `time LEVEL module: message key=value`.
 fn line(time: &str, record: &Record<'_>, colours: bool) -> String {
     let (level_colour, dim, plain) =
         if colours { (colour(record.level()), "\x1b[2m", "\x1b[0m") } else { ("", "", "") };
     let module = record.target().strip_prefix("vigia::").unwrap_or(record.target());
     let mut line = format!("{dim}{time}{plain} {level_colour}{:5}{plain} {dim}{module}:{plain} ", record.level());
-    push_escaped(&mut line, &record.args().to_string());
-    let mut pairs = Pairs { line: &mut line, dim, plain };
-    if record.key_values().visit(&mut pairs).is_err() {
+    push_message(&mut line, record, dim, plain);
+    line
+}
+
+fn push_message(line: &mut String, record: &Record<'_>, dim: &'static str, plain: &'static str) {
+    push_escaped(line, &record.args().to_string());
+    if record.key_values().visit(&mut Pairs { line, dim, plain }).is_err() {
         line.push_str(" (fields cannot be shown)");
     }
     line.push('\n');
-    line
 }
 
 struct Pairs<'a> {
@@ -227,6 +257,21 @@ mod tests {
             "T WARN  api::listen: client left session=s1 reason=\"gone away\" empty=\"\"\n"
         );
         assert!(line("T", &record, true).contains("\x1b[33mWARN "));
+    }
+
+    #[test]
+    fn a_line_of_an_engine_is_taken_apart_by_the_daemon() {
+        let pairs = [("step", "3")];
+        let record = Record::builder()
+            .level(Level::Warn)
+            .target("vigia::runtime")
+            .args(format_args!("slow: very"))
+            .key_values(&pairs)
+            .build();
+        let line = line_for_daemon(&record);
+        assert_eq!(from_engine(line.trim_end()), Some((Level::Warn, "vigia::runtime", "slow: very step=3")));
+        assert_eq!(from_engine("<b>html</b>: no"), None);
+        assert_eq!(from_engine("cudaMalloc failed"), None);
     }
 
     #[test]

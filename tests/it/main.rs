@@ -6,5 +6,6 @@ mod audio;
 mod bad_input;
 mod encodings;
 mod harness;
+mod hosts;
 mod mqtt;
 mod service;

@@ -1,0 +1,80 @@
+//! What an engine is built of: plain data, so that a thread here and a process of its own build the same. The one list
+//! of the engines that a host can run.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    base::Result,
+    engines::{BallastSpec, Cancel, Engine, PieceText, TranscribeAsk, TranscribeStep, Transcriber, host::child::Link},
+};
+
+/// How to build one engine. It crosses to the process that is to be it.
+pub trait Spec: Clone + Into<EngineSpec> + Send + 'static {
+    type Engine: Engine;
+
+    /// Takes as long as loading the model does.
+    fn build(&self) -> Result<Self::Engine>;
+}
+
+/// Any engine; each kind has its own questions and answers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum EngineSpec {
+    Asr(AsrSpec),
+    Ballast(BallastSpec),
+    #[cfg(any(test, feature = "test-engine"))]
+    Puppet(crate::engines::puppet::PuppetSpec),
+}
+
+impl EngineSpec {
+    /// In the process of the engine: becomes it.
+    pub(super) fn serve(self, name: &str, link: Link) -> Result<()> {
+        match self {
+            EngineSpec::Asr(spec) => link.serve(name, spec),
+            EngineSpec::Ballast(spec) => link.serve(name, spec),
+            #[cfg(any(test, feature = "test-engine"))]
+            EngineSpec::Puppet(spec) => link.serve(name, spec),
+        }
+    }
+}
+
+/// Every family of transcribers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum AsrSpec {
+    #[cfg(any(test, feature = "test-engine"))]
+    TestEcho,
+}
+
+impl Spec for AsrSpec {
+    type Engine = Asr;
+
+    fn build(&self) -> Result<Asr> {
+        match *self {
+            #[cfg(any(test, feature = "test-engine"))]
+            AsrSpec::TestEcho => Ok(Asr(Box::new(crate::engines::echo::Echo))),
+        }
+    }
+}
+
+impl From<AsrSpec> for EngineSpec {
+    fn from(spec: AsrSpec) -> EngineSpec {
+        EngineSpec::Asr(spec)
+    }
+}
+
+/// Any transcriber, as a host runs it.
+pub struct Asr(pub Box<dyn Transcriber>);
+
+impl Engine for Asr {
+    type Ask = TranscribeAsk;
+    type Progress = TranscribeStep;
+    type Answer = Vec<PieceText>;
+
+    fn answer(
+        &mut self,
+        ask: &TranscribeAsk,
+        step: &mut dyn FnMut(TranscribeStep),
+        cancel: &Cancel,
+    ) -> Result<Vec<PieceText>> {
+        self.0.transcribe(ask, step, cancel)
+    }
+}
