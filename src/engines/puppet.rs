@@ -24,6 +24,8 @@ pub enum Play {
     Hear(Pcm),
     /// Answers with the names of its environment's variables, sorted.
     Variables,
+    /// Answers with the signal that the kernel sends it when its parent dies.
+    DeathSignal,
     /// Writes a line to standard error.
     Print(String),
     /// Writes a line to the log.
@@ -79,6 +81,12 @@ impl Play {
                 let names: Vec<_> = names.iter().map(|(name, _)| name.to_string_lossy()).collect();
                 return Ok(names.join(" "));
             }
+            Play::DeathSignal => {
+                let mut signal: libc::c_int = 0;
+                // SAFETY: prctl(2) writes one number, and it is ours.
+                unsafe { libc::prctl(libc::PR_GET_PDEATHSIG, &raw mut signal) };
+                return Ok(signal.to_string());
+            }
             Play::Print(line) => writeln!(std::io::stderr(), "{line}").map_err(|_| Error::internal("closed"))?,
             Play::Log(line) => log::warn!(play = "log"; "{line}"),
             Play::Panic => panic!("on purpose"),
@@ -92,7 +100,7 @@ impl Play {
             Play::Hang(time) => thread::sleep(*time),
             Play::HangAlone(time) => {
                 // SAFETY: prctl(2) with numbers alone.
-                unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, 0) };
+                unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, 0 as libc::c_ulong) };
                 thread::sleep(*time);
             }
         }

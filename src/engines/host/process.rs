@@ -63,11 +63,13 @@ impl<E: Engine> Keeper<E> {
     async fn run(mut self, mut asks: mpsc::Receiver<Asked<E>>) {
         loop {
             let asked = tokio::select! {
-                asked = asks.recv() => asked,
+                // First, so that no job is tried on a process that has died before it came.
+                biased;
                 fault = unasked(&mut self.child) => {
                     self.died(fault).await;
                     continue;
                 }
+                asked = asks.recv() => asked,
             };
             match asked {
                 Some(asked) if asked.reply.is_closed() => {}

@@ -119,12 +119,14 @@ fn command(launch: &Launch, socket: UnixStream) -> Command {
 fn prepare(parent: u32, oom_score_adj: &[u8]) -> io::Result<()> {
     // SAFETY: system calls with numbers, and with pointers to what lives across the call.
     unsafe {
-        checked(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL))?;
+        checked(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong))?;
         if libc::getppid().cast_unsigned() != parent {
             // It died before it could be asked to take this process with it.
             return Err(io::Error::from_raw_os_error(libc::ESRCH));
         }
-        checked(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))?;
+        // The kernel reads all of them, as long numbers.
+        let (on, none): (libc::c_ulong, libc::c_ulong) = (1, 0);
+        checked(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, on, none, none, none))?;
         // A core of an engine is as large as its model.
         let no_core = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
         checked(libc::setrlimit(libc::RLIMIT_CORE, &raw const no_core))?;
