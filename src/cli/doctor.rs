@@ -16,9 +16,10 @@ use crate::{
     },
     device::{self, Facts, MemoryKind},
     engines::{Places, Registry, TaskStatus},
+    flow::Task,
     media::{ElementCheck, Media},
     models::profiles::Choice,
-    runtime::{self, Runtime},
+    runtime::{self, Provider, ProviderOptions, Runtime},
     settings::{Fault, MqttMode, Settings, Sources},
 };
 
@@ -149,14 +150,28 @@ fn elements(checks: &[&ElementCheck]) -> String {
 fn runtime(settings: &Settings, library_places: &[PathBuf]) -> Section {
     let library = runtime::find(&settings.runtime.library, library_places);
     let rows = match library.and_then(|library| Runtime::open(&library)) {
-        Ok(runtime) => vec![
-            Row::new(State::Good, "version", runtime.version()),
-            Row::new(State::Info, "library", runtime.library().display().to_string()),
-            Row::new(State::Info, "providers", runtime.providers().join(", ")),
-        ],
+        Ok(runtime) => {
+            let mut rows = vec![
+                Row::new(State::Good, "version", runtime.version()),
+                Row::new(State::Info, "library", runtime.library().display().to_string()),
+            ];
+            rows.extend(Provider::ALL.into_iter().map(|provider| provider_row(provider, settings, &runtime)));
+            rows
+        }
         Err(error) => vec![bad("library", &error)],
     };
     Section { title: "ONNX Runtime", rows }
+}
+
+/// Whether a provider starts here; what is missing is a fault only where the settings want it.
+fn provider_row(provider: Provider, settings: &Settings, runtime: &Runtime) -> Row {
+    let wanted = Task::ALL.into_iter().any(|task| settings.providers_for(task).contains(&provider));
+    let options = ProviderOptions::new(provider, &settings.providers, None);
+    match runtime.try_provider(&options) {
+        Ok(()) => Row::new(State::Good, provider.name(), if wanted { "starts" } else { "starts, and is not used" }),
+        Err(error) if wanted => bad(provider.name(), &error),
+        Err(error) => Row::new(State::Info, provider.name(), format!("not used: {}", error.message())),
+    }
 }
 
 fn bad(name: &str, error: &Error) -> Row {

@@ -28,7 +28,7 @@ pub struct Silero {
 impl Silero {
     /// One thread is the fastest for live frames: they are too small to be shared out.
     pub fn open(runtime: &Runtime, path: &Path, threads: usize) -> Result<Silero> {
-        let graph = Graph::open(runtime, path, GraphOptions { threads })?;
+        let graph = Graph::open(runtime, path, &GraphOptions::cpu(threads))?;
         let inputs = graph.inputs();
         if !["input", "state", "sr"].iter().all(|name| inputs.iter().any(|input| input == name)) {
             return Err(Error::unavailable(format!(

@@ -3,19 +3,27 @@
 use std::path::Path;
 
 use ort::{
-    session::{Session, SessionInputValue, SessionOutputs, builder::GraphOptimizationLevel},
+    session::{Session, SessionInputValue, SessionOutputs},
     value::TensorRef,
 };
+use serde::{Deserialize, Serialize};
 
 use crate::{
     base::{Error, Result},
-    runtime::Runtime,
+    runtime::{Runtime, provider::ProviderOptions, session::open_session},
 };
 
-/// How a graph is opened.
-#[derive(Debug, Clone, Copy)]
+/// How a graph is opened, and where it runs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct GraphOptions {
     pub threads: usize,
+    pub provider: ProviderOptions,
+}
+
+impl GraphOptions {
+    pub fn cpu(threads: usize) -> GraphOptions {
+        GraphOptions { threads, provider: ProviderOptions::Cpu }
+    }
 }
 
 /// A tensor that the caller keeps; nothing is copied.
@@ -36,17 +44,9 @@ pub struct Outputs<'a> {
 }
 
 impl Graph {
-    pub fn open(runtime: &Runtime, path: &Path, options: GraphOptions) -> Result<Graph> {
+    pub fn open(runtime: &Runtime, path: &Path, options: &GraphOptions) -> Result<Graph> {
         let name = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-        let wrong = |error: String| {
-            Error::unavailable(format!("the model {} cannot be opened: {error}", path.display()))
-                .hint("check the file, or remove its folder and fetch it again")
-        };
-        if !path.is_file() {
-            return Err(wrong("no such file".to_owned()));
-        }
-        let session = open_session(runtime, path, options).map_err(wrong)?;
-        Ok(Graph { session, name })
+        Ok(Graph { session: open_session(runtime, path, options)?, name })
     }
 
     pub fn inputs(&self) -> Vec<String> {
@@ -70,22 +70,6 @@ impl Graph {
             .map_err(|error| Error::internal(format!("the model {name} failed")).cause(error))?;
         Ok(Outputs { values, name })
     }
-}
-
-/// ort's builder errors carry the builder itself and cannot leave this thread: their text is what we keep.
-fn open_session(runtime: &Runtime, path: &Path, options: GraphOptions) -> Result<Session, String> {
-    macro_rules! text {
-        ($step:expr) => {
-            $step.map_err(|error| error.to_string())?
-        };
-    }
-    let builder = text!(Session::builder(runtime.environment()));
-    let builder = text!(builder.with_optimization_level(GraphOptimizationLevel::All));
-    let builder = text!(builder.with_intra_threads(options.threads));
-    let builder = text!(builder.with_inter_threads(1));
-    // A spinning pool would burn a core while nobody speaks.
-    let mut builder = text!(builder.with_intra_op_spinning(false));
-    builder.commit_from_file(path).map_err(|error| error.to_string())
 }
 
 impl Outputs<'_> {

@@ -6,7 +6,10 @@ use std::{
     sync::Mutex,
 };
 
-use crate::base::{Error, Result, lock};
+use crate::{
+    base::{Error, Result, lock},
+    settings::Provider,
+};
 
 const FILE_NAME: &str = "libonnxruntime.so";
 const HOW_TO_GET: &str = "scripts/run fetches it; or unpack it from the onnxruntime wheel (1.20 or newer) and name it in \
@@ -67,18 +70,16 @@ impl Runtime {
         version.unwrap_or_else(|| "unknown".to_owned())
     }
 
-    /// Which execution providers the library was built with; whether they start is known only once asked.
-    pub fn providers(&self) -> Vec<&'static str> {
-        use ort::ep::ExecutionProvider;
-        let mut providers = Vec::new();
-        if ort::ep::TensorRT::is_available().unwrap_or(false) {
-            providers.push("tensorrt");
-        }
-        if ort::ep::CUDA::is_available().unwrap_or(false) {
-            providers.push("cuda");
-        }
-        providers.push("cpu");
-        providers
+    /// Which providers the library was built with; whether one starts is known only once it is asked (`try_provider`).
+    pub fn providers(&self) -> Vec<Provider> {
+        use ort::ep::{CUDA, ExecutionProvider, NVRTX, TensorRT};
+        let built_in = |provider: &Provider| match provider {
+            Provider::Cpu => true,
+            Provider::Cuda => CUDA::is_available().unwrap_or(false),
+            Provider::TensorRt => TensorRT::is_available().unwrap_or(false),
+            Provider::NvRtx => NVRTX::is_available().unwrap_or(false),
+        };
+        Provider::ALL.into_iter().filter(built_in).collect()
     }
 
     pub(super) fn environment(&self) -> &ort::environment::Environment {

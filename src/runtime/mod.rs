@@ -3,8 +3,20 @@
 //! One library a process, chosen by path, so that one binary serves CPU, CUDA and Jetson builds of it. Never a
 //! silent second best: what was asked for runs, or an error says what is missing. Knows no task and no model.
 
+mod driver;
 mod graph;
 mod library;
+mod plan;
+pub mod provider;
+mod session;
+mod tensor;
+mod trial;
+mod version;
 
 pub use graph::{Graph, GraphOptions, Outputs, View};
 pub use library::{Runtime, candidates, find};
+pub use plan::open_plan;
+pub use provider::{Provider, ProviderOptions};
+pub use tensor::{ElementType, Signature, TensorSpec};
+pub use trial::{Answers, trial};
+pub use version::Version;

@@ -1,13 +1,13 @@
 //! What values may be: one rule a key, then what must hold between keys. Pure: what touches the disk or a
 //! device is checked by `vigia check`.
 
-use std::{fmt, net::SocketAddr, ops::RangeInclusive};
+use std::{borrow::Cow, fmt, net::SocketAddr, ops::RangeInclusive};
 
 use config::ValueKind;
 
 use crate::{
     base::ByteSize,
-    settings::{Levels, MqttMode, Settings},
+    settings::{Levels, MqttMode, Provider, Settings},
 };
 
 /// One thing wrong with the settings.
@@ -49,6 +49,7 @@ enum Rule {
 const ADDRESS: Rule =
     Rule::Text(|text| text.parse::<SocketAddr>().is_ok(), "an address with a port, such as \"127.0.0.1:8090\"");
 const MODEL: Rule = Rule::Text(|text| !text.contains(char::is_whitespace), "the name of a model without spaces");
+const MAYBE_NO_LIMIT: Rule = Rule::Size(ByteSize::mib(0)..=ByteSize::mib(1 << 20));
 const QUEUE: Rule = Rule::Whole(1..=1_000_000);
 const KIB: u64 = 1 << 10;
 
@@ -82,6 +83,16 @@ const RULES: &[(&str, Rule)] = &[
     ("jobs.timeout_secs", Rule::Whole(1..=86_400)),
     ("models.dir", Rule::Any),
     ("runtime.library", Rule::Any),
+    ("providers.order", Rule::OneOf(&["tensorrt", "nvrtx", "cuda", "cpu"])),
+    ("providers.device_id", Rule::Whole(0..=63)),
+    ("providers.engines_dir", Rule::Any),
+    ("providers.cuda.memory_limit", MAYBE_NO_LIMIT),
+    ("providers.cuda.conv_search", Rule::OneOf(&["heuristic", "exhaustive", "default"])),
+    ("providers.cuda.cuda_graphs", Rule::Any),
+    ("providers.tensorrt.fp16", Rule::Any),
+    ("providers.tensorrt.int8", Rule::Any),
+    ("providers.tensorrt.workspace", MAYBE_NO_LIMIT),
+    ("providers.tensorrt.cuda_graphs", Rule::Any),
     ("pipelines.dir", Rule::Any),
     ("pipelines.variant", Rule::OneOf(&["cpu", "jetson", "rtx"])),
     ("mqtt.mode", Rule::OneOf(&["embedded", "external", "off"])),
@@ -96,19 +107,14 @@ const RULES: &[(&str, Rule)] = &[
     ("store.keep_days", Rule::Whole(1..=36_500)),
     ("log.level", Rule::Levels),
     ("shutdown.deadline_secs", Rule::Whole(1..=3600)),
-    ("tasks.vad.model", MODEL),
-    ("tasks.transcribe.model", MODEL),
-    ("tasks.diarize.model", MODEL),
-    ("tasks.describe.model", MODEL),
-    ("tasks.chat.model", MODEL),
-    ("tasks.speak.model", MODEL),
-    ("tasks.paint.model", MODEL),
-    ("tasks.read.model", MODEL),
-    ("tasks.detect.model", MODEL),
+    ("tasks.*.model", MODEL),
+    ("tasks.*.provider", Rule::OneOf(&["", "tensorrt", "nvrtx", "cuda", "cpu"])),
+    ("tasks.*.variant", Rule::Text(|text| !text.contains(char::is_whitespace), "a variant's name without spaces")),
 ];
 
 /// Whether one value may stand at its key; its type is right already.
 pub(super) fn leaf(key: &str, value: &ValueKind) -> Result<(), String> {
+    let key = shared(key);
     let Some((_, rule)) = RULES.iter().find(|(known, _)| *known == key) else { return Ok(()) };
     match value {
         ValueKind::I64(number) => rule.number(*number as f64),
@@ -119,6 +125,14 @@ pub(super) fn leaf(key: &str, value: &ValueKind) -> Result<(), String> {
             _ => Ok(()),
         }),
         _ => Ok(()),
+    }
+}
+
+/// Every task has the same keys.
+fn shared(key: &str) -> Cow<'_, str> {
+    match key.strip_prefix("tasks.").and_then(|rest| rest.split_once('.')) {
+        Some((_, leaf)) => Cow::Owned(format!("tasks.*.{leaf}")),
+        None => Cow::Borrowed(key),
     }
 }
 
@@ -181,8 +195,14 @@ fn is_host(text: &str) -> bool {
 
 /// What must hold between keys: the keys concerned, the first of them the one to change, and the problem.
 pub(super) fn relations(settings: &Settings) -> Vec<(&'static [&'static str], String)> {
-    let Settings { server, vad, mqtt, .. } = settings;
+    let Settings { server, vad, mqtt, providers, .. } = settings;
     let mut problems: Vec<(&'static [&'static str], String)> = Vec::new();
+    let twice = |it: &Provider| providers.order.iter().filter(|other| *other == it).count() > 1;
+    if providers.order.is_empty() {
+        problems.push((&["providers.order"], "needs one provider at least: \"cpu\" is always there".to_owned()));
+    } else if let Some(provider) = providers.order.iter().find(|it| twice(it)) {
+        problems.push((&["providers.order"], format!("names {} twice", provider.name())));
+    }
     if vad.hysteresis >= vad.threshold {
         let problem = format!("must be smaller than vad.threshold ({}), or no speech would ever end", vad.threshold);
         problems.push((&["vad.hysteresis", "vad.threshold"], problem));
@@ -225,7 +245,10 @@ mod tests {
     fn every_key_has_one_rule_that_its_default_obeys() {
         let mut ruled: Vec<&str> = RULES.iter().map(|(key, _)| *key).collect();
         ruled.sort_unstable();
-        assert_eq!(ruled, schema().keys().map(String::as_str).collect::<Vec<_>>());
+        let mut keys: Vec<_> = schema().keys().map(|key| shared(key)).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        assert_eq!(ruled, keys);
         for (key, default) in schema() {
             assert_eq!(leaf(key, &default.kind), Ok(()), "{key}");
         }
@@ -258,6 +281,12 @@ mod tests {
             ("mqtt.prefix=a/#", "letters, digits"),
             ("node.name=my box", "at most 64 letters"),
             ("tasks.chat.model=my model", "without spaces"),
+            ("tasks.chat.provider=gpu", "\"cuda\", \"cpu\", found \"gpu\""),
+            ("tasks.chat.variant=fp 16", "without spaces"),
+            ("providers.order=cuda,gpu", "found \"gpu\""),
+            ("providers.order=cuda,cuda", "names cuda twice"),
+            ("providers.device_id=-1", "expected 0 to 63"),
+            ("providers.tensorrt.workspace=1 furlong", "\"20 MiB\""),
         ] {
             let faults = faults(&[set]);
             assert_eq!(faults.len(), 1, "{set}: {faults:?}");

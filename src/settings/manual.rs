@@ -99,12 +99,16 @@ mod tests {
 
     #[test]
     fn each_key_has_a_comment_above_it() {
-        let mut above = "";
-        for line in DEFAULTS.lines() {
-            if line.contains(" = ") && !line.starts_with('#') {
-                assert!(above.starts_with("# "), "no comment above `{line}`");
+        // What all tasks have is explained once, above the first of them.
+        let (settings, tasks) = DEFAULTS.split_once("[tasks.").unwrap();
+        let of_all_tasks = settings.lines().rev().take_while(|line| line.starts_with('#')).collect::<String>();
+        let is_key = |line: &str| line.contains(" = ") && !line.starts_with('#');
+        for text in [settings, tasks] {
+            for (above, line) in text.lines().zip(text.lines().skip(1)).filter(|(_, line)| is_key(line)) {
+                let (key, _) = line.split_once(" = ").unwrap();
+                let of_a_task = text == tasks && of_all_tasks.contains(&format!("`{key}`"));
+                assert!(above.starts_with("# ") || of_a_task, "no comment above `{line}`");
             }
-            above = line;
         }
     }
 

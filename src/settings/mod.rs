@@ -12,7 +12,7 @@ mod manual;
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 pub use check::Fault;
 pub use levels::Levels;
@@ -33,6 +33,7 @@ pub struct Settings {
     pub jobs: Jobs,
     pub models: Models,
     pub runtime: Runtime,
+    pub providers: Providers,
     pub pipelines: Pipelines,
     pub mqtt: Mqtt,
     pub store: Store,
@@ -130,6 +131,66 @@ pub struct Runtime {
     pub library: String,
 }
 
+/// What computes a model's graphs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Provider {
+    Cpu,
+    Cuda,
+    TensorRt,
+    /// TensorRT for RTX, a library of its own.
+    NvRtx,
+}
+
+impl Provider {
+    pub const ALL: [Provider; 4] = [Provider::Cpu, Provider::Cuda, Provider::TensorRt, Provider::NvRtx];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Provider::Cpu => "cpu",
+            Provider::Cuda => "cuda",
+            Provider::TensorRt => "tensorrt",
+            Provider::NvRtx => "nvrtx",
+        }
+    }
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Providers {
+    pub order: Vec<Provider>,
+    pub device_id: u32,
+    pub engines_dir: String,
+    pub cuda: Cuda,
+    pub tensorrt: TensorRt,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cuda {
+    pub memory_limit: ByteSize,
+    pub conv_search: ConvSearch,
+    pub cuda_graphs: bool,
+}
+
+/// How cuDNN chooses among its convolutions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ConvSearch {
+    Heuristic,
+    Exhaustive,
+    Default,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TensorRt {
+    pub fp16: bool,
+    pub int8: bool,
+    pub workspace: ByteSize,
+    pub cuda_graphs: bool,
+}
+
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Pipelines {
@@ -182,6 +243,8 @@ pub struct Shutdown {
 #[serde(deny_unknown_fields)]
 pub struct TaskChoice {
     pub model: String,
+    pub provider: String,
+    pub variant: String,
 }
 
 impl Settings {
@@ -197,5 +260,25 @@ impl Settings {
     /// The model that serves a task (`flow::Task` or its name), if any.
     pub fn model_for(&self, task: impl AsRef<str>) -> Option<&str> {
         self.tasks.get(task.as_ref()).map(|choice| choice.model.as_str()).filter(|model| !model.is_empty())
+    }
+
+    /// The variant of a task's model; none means the model's default.
+    pub fn variant_for(&self, task: impl AsRef<str>) -> Option<&str> {
+        self.tasks.get(task.as_ref()).map(|choice| choice.variant.as_str()).filter(|variant| !variant.is_empty())
+    }
+
+    /// Where a task's model may run, best first.
+    pub fn providers_for(&self, task: impl AsRef<str>) -> Vec<Provider> {
+        let named = self.tasks.get(task.as_ref()).map_or("", |choice| choice.provider.as_str());
+        match Provider::ALL.into_iter().find(|provider| provider.name() == named) {
+            Some(provider) => vec![provider],
+            None => self.providers.order.clone(),
+        }
+    }
+
+    /// Folder of the engines that TensorRT builds.
+    pub fn engines_dir(&self) -> PathBuf {
+        let dir = &self.providers.engines_dir;
+        if dir.is_empty() { self.store_dir().join("engines") } else { PathBuf::from(dir) }
     }
 }

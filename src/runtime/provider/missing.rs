@@ -1,0 +1,164 @@
+//! What a provider lacks, in words that say what to install: which libraries its own library needs and does not
+//! find, as the file says it, and as ONNX Runtime does.
+
+use std::{
+    collections::BTreeSet,
+    fs::File,
+    io::Read,
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    base::{Error, Kind, Result},
+    settings::Provider,
+};
+
+/// The names of needed libraries stand at the beginning of a library, before its code.
+const HEAD_BYTES: u64 = 4 << 20;
+
+/// Beginnings of libraries' names and where they come from; `#` stands for the number after `.so.`.
+const SOURCES: &[(&str, &str)] = &[
+    ("libonnxruntime_providers_", "take all files of onnxruntime-gpu's wheel into one folder"),
+    ("libcudnn", "apt-get install libcudnn#-cuda-12, or -13 where CUDA is 13"),
+    ("libnvinfer", "apt-get install libnvinfer# libnvinfer-plugin#"),
+    ("libnvonnxparser", "apt-get install libnvonnxparsers#"),
+    ("libtensorrt_", "put TensorRT for RTX where the loader finds it"),
+    ("libcu", CUDA),
+    ("libnv", CUDA),
+];
+const CUDA: &str = "apt-get install cuda-libraries-12-9, or -13-0 where libcudart is 13";
+
+pub(super) fn not_built_in(provider: Provider, library: &Path) -> Error {
+    let which = match provider {
+        Provider::NvRtx => "a build of ONNX Runtime with TensorRT for RTX",
+        _ => "a GPU build: the wheel onnxruntime-gpu, or NVIDIA's own build on a Jetson with JetPack 5 or 6",
+    };
+    let message = format!("{} has no provider `{}`", library.display(), provider.name());
+    Error::new(Kind::Unsupported, message).hint(format!("name {which} in runtime.library"))
+}
+
+pub(super) fn no_driver(provider: Provider, error: Error) -> Error {
+    let hint = error.hint_text().unwrap_or_default().to_owned();
+    Error::unavailable(format!("the provider `{}` cannot start: {}", provider.name(), error.message())).hint(hint)
+}
+
+/// ONNX Runtime's own words, with all that is missing found in them and in the provider's file.
+pub(super) fn explained(provider: Provider, text: &str, library: &Path) -> Error {
+    let mut missing: BTreeSet<String> = missing_in(text).into_iter().collect();
+    for file in provider_files(provider, library) {
+        let needed = needed(&file).into_iter().flatten();
+        // Its own name, and its companion's, which lies beside it.
+        let foreign = needed.filter(|name| !name.starts_with("libonnxruntime"));
+        missing.extend(foreign.filter(|name| !can_be_opened(name)));
+    }
+    let start = format!("the provider `{}` cannot start", provider.name());
+    let error = match missing.len() {
+        0 => Error::unavailable(start).hint("the log has ONNX Runtime's own words; `vigia doctor` looks at the driver"),
+        one_or_more => {
+            let verb = if one_or_more == 1 { "is" } else { "are" };
+            let names = missing.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+            Error::unavailable(format!("{start}: {names} {verb} missing")).hint(sources(&missing))
+        }
+    };
+    error.cause(text.to_owned())
+}
+
+/// The libraries that a provider consists of, as far as they are there.
+fn provider_files(provider: Provider, library: &Path) -> Vec<PathBuf> {
+    let names: &[&str] = match provider {
+        Provider::Cpu => &[],
+        Provider::Cuda => &["cuda"],
+        Provider::TensorRt => &["tensorrt", "cuda"],
+        Provider::NvRtx => &["nv_tensorrt_rtx"],
+    };
+    // The library's file may be a link into the folder where it lies with its companions.
+    let real = library.canonicalize().unwrap_or_else(|_| library.to_owned());
+    let file = |name: &&str| real.with_file_name(format!("libonnxruntime_providers_{name}.so"));
+    names.iter().map(file).filter(|file| file.is_file()).collect()
+}
+
+/// The `lib….so.N` that a library's head names.
+pub(in crate::runtime) fn needed(file: &Path) -> Result<BTreeSet<String>> {
+    let mut head = Vec::new();
+    File::open(file)
+        .and_then(|file| file.take(HEAD_BYTES).read_to_end(&mut head))
+        .map_err(|error| Error::unavailable(format!("{} cannot be read", file.display())).cause(error))?;
+    let words = head.split(|byte| *byte == 0).filter_map(|word| std::str::from_utf8(word).ok());
+    Ok(words.filter(|word| is_library(word)).map(str::to_owned).collect())
+}
+
+/// Every `lib….so…` that is said not to open.
+fn missing_in(text: &str) -> Vec<String> {
+    let Some((before, _)) = text.split_once("cannot open shared object file") else { return Vec::new() };
+    let words = before.split(|c: char| c.is_whitespace() || c == ':' || c == ',');
+    let last = words.filter_map(|word| word.rsplit('/').next()).rfind(|word| is_library(word));
+    last.map(str::to_owned).into_iter().collect()
+}
+
+fn is_library(word: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._-+".contains(c);
+    word.starts_with("lib") && word.contains(".so") && word.len() < 128 && word.chars().all(plain)
+}
+
+fn can_be_opened(name: &str) -> bool {
+    // SAFETY: only what ONNX Runtime itself has just tried to open, as the dependency of a library of its own.
+    unsafe { libloading::Library::new(name) }.is_ok()
+}
+
+fn sources(missing: &BTreeSet<String>) -> String {
+    let source = |name: &String| {
+        let (_, source) = SOURCES.iter().find(|(start, _)| name.starts_with(start))?;
+        let number = name.split(".so.").nth(1).and_then(|rest| rest.split('.').next()).unwrap_or("");
+        Some(source.replace('#', number))
+    };
+    let sources: BTreeSet<String> = missing.iter().filter_map(source).collect();
+    if sources.is_empty() {
+        return "install what has them, or put their folder into LD_LIBRARY_PATH".to_owned();
+    }
+    let list = sources.into_iter().collect::<Vec<_>>().join("; ");
+    format!("{list} (NVIDIA's repository has the packages)")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_library_that_onnx_runtime_does_not_find_is_named_with_its_package() {
+        let text = "/onnxruntime_src/onnxruntime/core/session/provider_bridge_ort.cc:1844 \
+                    onnxruntime::Provider& onnxruntime::ProviderLibrary::Get() [ONNXRuntimeError] : 1 : FAIL : Failed to \
+                    load library /opt/ort/libonnxruntime_providers_cuda.so with error: libcudnn.so.9: cannot open shared \
+                    object file: No such file or directory";
+        let error = explained(Provider::Cuda, text, Path::new("/nowhere/libonnxruntime.so"));
+        assert_eq!(error.message(), "the provider `cuda` cannot start: libcudnn.so.9 is missing");
+        assert!(error.hint_text().unwrap().contains("libcudnn9-cuda-12"), "{error:?}");
+        assert!(error.hint_text().unwrap().contains("NVIDIA's repository"), "{error:?}");
+        assert!(error.full().contains("provider_bridge_ort"), "the log has the whole text");
+    }
+
+    #[test]
+    fn each_missing_library_has_its_source_once() {
+        let names = ["libcublas.so.12", "libcudart.so.12", "libnvinfer.so.10", "libnvonnxparser.so.10", "libodd.so.1"];
+        let hint = sources(&names.map(str::to_owned).into());
+        assert_eq!(hint.matches("cuda-libraries").count(), 1, "{hint}");
+        assert!(hint.contains("libnvinfer10") && hint.contains("libnvonnxparsers10"), "{hint}");
+        assert!(sources(&["libodd.so.1".to_owned()].into()).contains("LD_LIBRARY_PATH"));
+    }
+
+    #[test]
+    fn all_that_a_provider_needs_is_read_off_its_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let provider = dir.path().join("libonnxruntime_providers_cuda.so");
+        std::fs::write(&provider, b"\x7fELF\0\xff\xfe\0libonnxruntime_providers_cuda.so\0libvigia-none-a.so.12\0libc.so.6\0libvigia-none-b.so.9\0").unwrap();
+        let error = explained(Provider::Cuda, "it does not load", &dir.path().join("libonnxruntime.so"));
+        let expected = "the provider `cuda` cannot start: libvigia-none-a.so.12, libvigia-none-b.so.9 are missing";
+        assert_eq!(error.message(), expected);
+    }
+
+    #[test]
+    fn words_without_a_library_stay_words() {
+        let error = explained(Provider::TensorRt, "CUDA failure 35", Path::new("/nowhere/libonnxruntime.so"));
+        assert_eq!(error.message(), "the provider `tensorrt` cannot start");
+        assert!(error.full().contains("CUDA failure 35"));
+    }
+}

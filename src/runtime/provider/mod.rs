@@ -1,0 +1,294 @@
+//! Where a graph runs and with what options: from the settings to ONNX Runtime, across the border to an engine's
+//! process if need be.
+//!
+//! Never a silent second best: a provider that does not start is an error that names what is missing.
+
+mod missing;
+
+pub(super) use missing::needed;
+
+use std::path::{Path, PathBuf};
+
+use ort::{
+    ep::{self, ArenaExtendStrategy, ExecutionProviderDispatch, cuda::ConvAlgorithmSearch},
+    session::builder::SessionBuilder,
+};
+use serde::{Deserialize, Serialize};
+
+pub use crate::settings::{ConvSearch, Provider};
+use crate::{
+    base::{ByteSize, Error, Kind, Result},
+    runtime::{Runtime, driver},
+    settings::Providers,
+};
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub enum ProviderOptions {
+    #[default]
+    Cpu,
+    Cuda(CudaOptions),
+    TensorRt(TensorRtOptions),
+    NvRtx(NvRtxOptions),
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CudaOptions {
+    pub device_id: u32,
+    /// Of the arena of one graph.
+    pub memory_limit_bytes: Option<u64>,
+    pub conv_search: ConvSearch,
+    pub cuda_graphs: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TensorRtOptions {
+    pub fp16: bool,
+    pub int8: bool,
+    pub workspace_bytes: Option<u64>,
+    pub cuda_graphs: bool,
+    /// Where engines and timings are kept; without it an engine is built at every start.
+    pub engines: Option<PathBuf>,
+    /// The nodes that TensorRT does not take run here.
+    pub rest: CudaOptions,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NvRtxOptions {
+    pub device_id: u32,
+    pub workspace_bytes: Option<u64>,
+    pub cuda_graphs: bool,
+    /// Where compiled kernels are kept.
+    pub engines: Option<PathBuf>,
+}
+
+impl ProviderOptions {
+    /// `engines`: where this model's engines are kept, for the providers that have any.
+    pub fn new(provider: Provider, settings: &Providers, engines: Option<&Path>) -> ProviderOptions {
+        let limit = |size: ByteSize| Some(size.get()).filter(|bytes| *bytes > 0);
+        let (device_id, engines) = (settings.device_id, engines.map(Path::to_owned));
+        let cuda = CudaOptions {
+            device_id,
+            memory_limit_bytes: limit(settings.cuda.memory_limit),
+            conv_search: settings.cuda.conv_search,
+            cuda_graphs: settings.cuda.cuda_graphs,
+        };
+        let tensorrt = &settings.tensorrt;
+        let workspace_bytes = limit(tensorrt.workspace);
+        match provider {
+            Provider::Cpu => ProviderOptions::Cpu,
+            Provider::Cuda => ProviderOptions::Cuda(cuda),
+            Provider::TensorRt => ProviderOptions::TensorRt(TensorRtOptions {
+                fp16: tensorrt.fp16,
+                int8: tensorrt.int8,
+                workspace_bytes,
+                cuda_graphs: tensorrt.cuda_graphs,
+                engines,
+                // Two recorders of one stream would be in each other's way.
+                rest: CudaOptions { cuda_graphs: false, ..cuda },
+            }),
+            Provider::NvRtx => ProviderOptions::NvRtx(NvRtxOptions {
+                device_id,
+                workspace_bytes,
+                cuda_graphs: tensorrt.cuda_graphs,
+                engines,
+            }),
+        }
+    }
+
+    pub fn provider(&self) -> Provider {
+        match self {
+            ProviderOptions::Cpu => Provider::Cpu,
+            ProviderOptions::Cuda(_) => Provider::Cuda,
+            ProviderOptions::TensorRt(_) => Provider::TensorRt,
+            ProviderOptions::NvRtx(_) => Provider::NvRtx,
+        }
+    }
+
+    /// What is registered, best first; ONNX Runtime itself adds the processor at the end.
+    fn registrations(&self) -> Result<Vec<ExecutionProviderDispatch>> {
+        Ok(match self {
+            ProviderOptions::Cpu => Vec::new(),
+            ProviderOptions::Cuda(options) => vec![cuda(options)],
+            ProviderOptions::TensorRt(options) => vec![tensorrt(options)?, cuda(&options.rest)],
+            ProviderOptions::NvRtx(options) => vec![nvrtx(options)?],
+        })
+    }
+}
+
+fn cuda(options: &CudaOptions) -> ExecutionProviderDispatch {
+    let search = match options.conv_search {
+        ConvSearch::Heuristic => ConvAlgorithmSearch::Heuristic,
+        ConvSearch::Exhaustive => ConvAlgorithmSearch::Exhaustive,
+        ConvSearch::Default => ConvAlgorithmSearch::Default,
+    };
+    let mut cuda = ep::CUDA::default()
+        .with_device_id(options.device_id.cast_signed())
+        .with_conv_algorithm_search(search)
+        .with_cuda_graph(options.cuda_graphs)
+        // Doubling would claim memory that the ledger has promised to others.
+        .with_arena_extend_strategy(ArenaExtendStrategy::SameAsRequested);
+    if let Some(bytes) = options.memory_limit_bytes {
+        cuda = cuda.with_memory_limit(whole(bytes));
+    }
+    cuda.build().error_on_failure()
+}
+
+fn tensorrt(options: &TensorRtOptions) -> Result<ExecutionProviderDispatch> {
+    let mut tensorrt = ep::TensorRT::default()
+        .with_device_id(options.rest.device_id.cast_signed())
+        .with_fp16(options.fp16)
+        .with_int8(options.int8)
+        .with_cuda_graph(options.cuda_graphs);
+    if let Some(bytes) = options.workspace_bytes {
+        tensorrt = tensorrt.with_max_workspace_size(whole(bytes));
+    }
+    if let Some(dir) = &options.engines {
+        let dir = text(dir)?;
+        tensorrt = tensorrt
+            .with_engine_cache(true)
+            .with_engine_cache_path(dir)
+            .with_timing_cache(true)
+            .with_timing_cache_path(dir);
+    }
+    Ok(tensorrt.build().error_on_failure())
+}
+
+fn nvrtx(options: &NvRtxOptions) -> Result<ExecutionProviderDispatch> {
+    let mut nvrtx = ep::NVRTX::default().with_device_id(options.device_id).with_cuda_graph(options.cuda_graphs);
+    if let Some(bytes) = options.workspace_bytes {
+        nvrtx = nvrtx.with_max_workspace(whole(bytes));
+    }
+    if let Some(dir) = &options.engines {
+        nvrtx = nvrtx.with_runtime_cache_path(text(dir)?);
+    }
+    Ok(nvrtx.build().error_on_failure())
+}
+
+fn whole(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
+}
+
+/// ONNX Runtime takes paths as C text.
+fn text(path: &Path) -> Result<&str> {
+    path.to_str()
+        .filter(|text| !text.contains('\0'))
+        .ok_or_else(|| Error::invalid(format!("{} is no path for ONNX Runtime: it is not text", path.display())))
+}
+
+/// Adds the provider to a session, or says what it lacks.
+pub(super) fn register(
+    runtime: &Runtime,
+    builder: SessionBuilder,
+    options: &ProviderOptions,
+) -> Result<SessionBuilder> {
+    let provider = options.provider();
+    if provider == Provider::Cpu {
+        return Ok(builder);
+    }
+    if !runtime.providers().contains(&provider) {
+        return Err(missing::not_built_in(provider, runtime.library()));
+    }
+    // Asked for first: without a driver the libraries fail with words that lead elsewhere, TensorRT's even crashes.
+    driver::check().map_err(|error| missing::no_driver(provider, error))?;
+    let registrations = options.registrations()?;
+    builder
+        .with_execution_providers(registrations)
+        .map_err(|error| missing::explained(provider, &error.to_string(), runtime.library()))
+}
+
+/// What opening a graph failed with: out of memory has a kind of its own, because others can make room.
+pub(super) fn open_error(path: &Path, text: &str) -> Error {
+    let error = if is_out_of_memory(text) {
+        Error::new(Kind::OverBudget, format!("there is not enough memory to load the model {}", path.display()))
+            .hint("unload another model, choose a smaller variant, or lower what else runs on this device")
+    } else {
+        Error::unavailable(format!("the model {} cannot be opened", path.display()))
+            .hint("check the file, or remove its folder and fetch it again")
+    };
+    error.cause(text.to_owned())
+}
+
+/// As ONNX Runtime, CUDA, cuBLAS and TensorRT put it.
+pub(super) fn is_out_of_memory(text: &str) -> bool {
+    const SIGNS: [&str; 6] = [
+        "out of memory",
+        "CUDA failure 2:",
+        "Failed to allocate memory",
+        "CUBLAS_STATUS_ALLOC_FAILED",
+        "OutOfMemory",
+        "bad_alloc",
+    ];
+    SIGNS.iter().any(|sign| text.contains(sign))
+}
+
+impl Runtime {
+    /// Whether a provider starts on this machine, by starting it.
+    pub fn try_provider(&self, options: &ProviderOptions) -> Result<()> {
+        let builder = ort::session::Session::builder(self.environment())
+            .map_err(|error| Error::unavailable("ONNX Runtime cannot open sessions").cause(error.to_string()))?;
+        register(self, builder, options).map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::{DEFAULTS, Settings};
+
+    fn defaults() -> Providers {
+        toml::from_str::<Settings>(DEFAULTS).unwrap().providers
+    }
+
+    #[test]
+    fn options_come_from_the_settings_and_cross_to_another_process() {
+        let mut settings = defaults();
+        settings.device_id = 1;
+        settings.cuda.memory_limit = ByteSize::mib(512);
+        settings.cuda.cuda_graphs = true;
+        for provider in Provider::ALL {
+            let options = ProviderOptions::new(provider, &settings, Some(Path::new("/engines/m")));
+            assert_eq!(options.provider(), provider);
+            let bytes = postcard::to_stdvec(&options).unwrap();
+            assert_eq!(postcard::from_bytes::<ProviderOptions>(&bytes).unwrap(), options);
+        }
+        let ProviderOptions::TensorRt(options) = ProviderOptions::new(Provider::TensorRt, &settings, None) else {
+            panic!("another provider")
+        };
+        assert_eq!((options.rest.device_id, options.rest.memory_limit_bytes), (1, Some(512 << 20)));
+        assert!(options.fp16 && !options.int8 && !options.rest.cuda_graphs && options.engines.is_none());
+        assert_eq!(options.workspace_bytes, Some(1 << 30));
+    }
+
+    #[test]
+    fn tensorrt_brings_cuda_for_the_nodes_that_it_leaves() {
+        let of = |provider| {
+            let options = ProviderOptions::new(provider, &defaults(), Some(Path::new("/e"))).registrations().unwrap();
+            options.iter().map(ExecutionProviderDispatch::name).collect::<Vec<_>>()
+        };
+        assert_eq!(of(Provider::TensorRt), ["TensorrtExecutionProvider", "CUDAExecutionProvider"]);
+        assert_eq!(of(Provider::Cuda), ["CUDAExecutionProvider"]);
+        assert_eq!(of(Provider::NvRtx), ["NvTensorRTRTXExecutionProvider"]);
+        assert!(of(Provider::Cpu).is_empty());
+    }
+
+    #[test]
+    fn a_folder_that_is_not_text_is_refused() {
+        use std::os::unix::ffi::OsStrExt;
+        let folder = Path::new(std::ffi::OsStr::from_bytes(b"/e\xff"));
+        let options = ProviderOptions::new(Provider::TensorRt, &defaults(), Some(folder));
+        assert_eq!(options.registrations().err().unwrap().kind(), Kind::Invalid);
+    }
+
+    #[test]
+    fn out_of_memory_has_its_own_kind() {
+        let path = Path::new("m.onnx");
+        for text in
+            ["CUDA failure 2: out of memory ; GPU=0", "Failed to allocate memory for requested buffer of size 9"]
+        {
+            assert_eq!(open_error(path, text).kind(), Kind::OverBudget, "{text}");
+        }
+        let error = open_error(path, "Protobuf parsing failed.");
+        assert_eq!(error.kind(), Kind::Unavailable);
+        assert!(error.full().contains("Protobuf parsing failed"), "{}", error.full());
+    }
+}
