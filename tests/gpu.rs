@@ -1,0 +1,55 @@
+//! What only a real card can show. Opt-in: `VIGIA_TEST_GPU=1`, with `ORT_DYLIB_PATH` naming a GPU build of ONNX Runtime.
+//! A binary of its own, because a process opens one library.
+#![allow(clippy::unwrap_used, reason = "clippy takes only the bodies of `#[test]` functions for tests")]
+
+use std::{
+    collections::BTreeMap,
+    env,
+    path::{Path, PathBuf},
+};
+
+use vigia::{
+    runtime::{GraphOptions, Provider, ProviderOptions, Runtime, TensorSpec, trial},
+    settings::{DEFAULTS, Settings},
+};
+
+#[test]
+fn the_card_computes_what_the_processor_does() {
+    if env::var_os("VIGIA_TEST_GPU").is_none() {
+        println!("SKIPPED: VIGIA_TEST_GPU is not set");
+        return;
+    }
+    let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).join(".vigia");
+    let library = env::var_os("ORT_DYLIB_PATH").map_or(checkout.join("runtime/libonnxruntime.so"), PathBuf::from);
+    let runtime = Runtime::open(&library).unwrap();
+    let settings: Settings = toml::from_str(DEFAULTS).unwrap();
+    let run = |graph: &Path, inputs: &BTreeMap<String, TensorSpec>, provider| {
+        let provider = ProviderOptions::new(provider, &settings.providers, None);
+        let answers = trial(&runtime, graph, &GraphOptions { threads: 1, provider }, inputs, 7);
+        answers.unwrap_or_else(|error| panic!("{}: {}", graph.display(), error.full()))
+    };
+    for (graph, inputs) in graphs(&checkout) {
+        let expected = run(&graph, &inputs, Provider::Cpu);
+        let found = run(&graph, &inputs, Provider::Cuda);
+        assert_eq!(found.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
+        for (output, expected) in &expected {
+            let found = &found[output];
+            assert_eq!(found.len(), expected.len(), "{output}");
+            let apart = expected.iter().zip(found).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            println!("{}: {output}: {apart} apart", graph.display());
+            assert!(apart <= 1e-3, "{}: {output}: {apart} apart", graph.display());
+        }
+    }
+}
+
+/// Silero's graph, and the golden Whisper's encoder where the assets are there.
+fn graphs(checkout: &Path) -> Vec<(PathBuf, BTreeMap<String, TensorSpec>)> {
+    let of = |list: &[(&str, &str)]| list.iter().map(|(name, it)| ((*name).to_owned(), it.parse().unwrap())).collect();
+    let silero = of(&[("input", "f32 1x576"), ("state", "f32 2x1x128"), ("sr", "i64 = 16000")]);
+    let mut graphs = vec![(checkout.join("state/models/silero-vad/silero_vad.onnx"), silero)];
+    if let Some(assets) = env::var_os("VIGIA_TEST_ASSETS").map(PathBuf::from) {
+        let whisper = of(&[("input_features", "f32 1x80x3000")]);
+        graphs.push((assets.join("golden/whisper-tiny-random/onnx/encoder_model.onnx"), whisper));
+    }
+    graphs
+}
