@@ -10,7 +10,7 @@
 //!                              ▼ Job
 //!                            jobs          bounded, prioritised; the one place that waits
 //!                              ▼
-//!                           engines ─► runtime (ONNX Runtime)
+//!                           engines ─► runtime (ONNX Runtime, TensorRT)
 //!                              ▼ Outcome
 //!                           publish (hub)
 //!                 ┌────────────┼───────────────┐

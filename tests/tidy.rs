@@ -33,6 +33,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("gst", &["media"]),
     ("imagesize", &["media"]),
     ("ort", &["runtime"]),
+    ("libloading", &["runtime"]),
     ("nvml_wrapper", &["device"]),
     ("rusqlite", &["store"]),
     ("sd_notify", &["systemd.rs"]),

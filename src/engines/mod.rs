@@ -6,6 +6,7 @@
 pub mod asr;
 mod ballast;
 mod host;
+pub mod prepare;
 mod registry;
 mod spec;
 pub mod vad;

@@ -2,7 +2,7 @@
 
 pub mod archive;
 pub mod catalogue;
-mod digest;
+pub(crate) mod digest;
 #[cfg(test)]
 pub(crate) mod fake_hub;
 pub mod hub;

@@ -149,14 +149,4 @@ mod tests {
         let error = find("", &[]).unwrap_err();
         assert!(error.full().contains("scripts/run"), "{}", error.full());
     }
-
-    #[test]
-    fn a_file_that_is_no_library_is_an_error_and_no_panic() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join(FILE_NAME);
-        std::fs::write(&file, b"not an ELF file").unwrap();
-        let Err(error) = Runtime::open(&file) else { panic!("opened a text file") };
-        assert_eq!(error.kind(), Kind::Unavailable);
-        assert!(error.full().contains("scripts/run"), "{}", error.full());
-    }
 }

@@ -211,6 +211,10 @@ pub(super) fn relations(settings: &Settings) -> Vec<(&'static [&'static str], St
         let problem = format!("must be longer than vad.min_speech_ms ({} ms)", vad.min_speech_ms);
         problems.push((&["vad.max_segment_secs", "vad.min_speech_ms"], problem));
     }
+    if settings.providers_for("vad") != [Provider::Cpu] {
+        let problem = "must be \"cpu\": its frames of 32 ms are done before they would reach a card".to_owned();
+        problems.push((&["tasks.vad.provider"], problem));
+    }
     let embedded = mqtt.mode == MqttMode::Embedded;
     if embedded
         && !mqtt.listen.ip().to_canonical().is_loopback()
@@ -309,6 +313,7 @@ mod tests {
         assert!(faults(&["mqtt.password_file=/etc/secret"])[0].contains("needs a user"));
         assert!(faults(&["mqtt.username=vigia"])[0].contains("mqtt.username (--set): a user needs a password"));
         assert_eq!(faults(&["mqtt.username=vigia", "mqtt.mode=off"]), [""; 0]);
+        assert!(faults(&["tasks.vad.provider=cuda"])[0].contains("must be \"cpu\""));
         assert!(faults(&["mqtt.listen=127.0.0.1:8090"])[0].contains("server.listen's already"));
         let closed = ["mqtt.listen=0.0.0.0:1883", "mqtt.username=vigia", "mqtt.password_file=/etc/secret"];
         assert_eq!(faults(&closed), [""; 0]);

@@ -9,10 +9,14 @@ use crate::{
     base::{ByteSize, Error, Result},
     flow::Task,
     models::catalogue::{safe_name, safe_path},
+    runtime::{Signature, TensorSpec},
 };
 
 /// The variant of a model that has no variants.
 pub const ONLY: &str = "only";
+
+/// How the suffix of a serialized plan of TensorRT ends; it stands for the whole ending of the file.
+const PLAN: &str = ".engine";
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -56,6 +60,22 @@ pub struct Entry {
     known: Vec<Known>,
     #[serde(default)]
     pub memory: Memory,
+    /// What a new TensorRT engine of this model has to reproduce; without it none is built.
+    pub check: Option<Check>,
+    /// What goes into and comes out of each graph that is a TensorRT plan, by role.
+    #[serde(default)]
+    pub plans: BTreeMap<String, Signature>,
+}
+
+/// Made-up inputs for every graph by role, with the shapes that the engine will serve.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Check {
+    #[serde(default)]
+    pub seed: u64,
+    /// How far an answer may be off, as a part of the output's largest number.
+    pub tolerance: f32,
+    pub graphs: BTreeMap<String, BTreeMap<String, TensorSpec>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -114,12 +134,20 @@ impl Entry {
 
     /// What a variant cannot be without.
     pub fn required(&self, variant: &str) -> Vec<String> {
-        let suffixes = self.variants.get(variant);
-        let graphs = self.graphs.iter().map(|(role, graph)| {
-            let suffix = suffixes.and_then(|by_role| by_role.get(role)).map_or("", String::as_str);
-            format!("{graph}{suffix}.onnx")
-        });
+        let graphs = self.graphs.keys().filter_map(|role| self.graph(variant, role));
         self.files.iter().cloned().chain(graphs).collect()
+    }
+
+    /// The file of one graph of a variant: ONNX, or a plan of TensorRT where the suffix says so.
+    pub fn graph(&self, variant: &str, role: &str) -> Option<String> {
+        let graph = self.graphs.get(role)?;
+        let suffix = self.variants.get(variant).and_then(|by_role| by_role.get(role)).map_or("", String::as_str);
+        let ending = if suffix.ends_with(PLAN) { "" } else { ".onnx" };
+        Some(format!("{graph}{suffix}{ending}"))
+    }
+
+    pub fn roles(&self) -> impl Iterator<Item = &str> {
+        self.graphs.keys().map(String::as_str)
     }
 
     pub fn optional(&self) -> &[String] {
@@ -171,6 +199,22 @@ impl Entry {
         }
         if !self.variants().contains(&self.default_variant()) {
             return wrong(format!("`default_variant` must be one of: {}", self.variants().join(", ")));
+        }
+        if let Some(check) = &self.check {
+            if !check.graphs.keys().eq(self.graphs.keys()) {
+                return wrong("`check.graphs` must have the roles of `graphs`, each with its inputs".to_owned());
+            }
+            let specs = || check.graphs.values().flat_map(BTreeMap::iter);
+            if let Some((input, spec)) = specs().find(|(_, spec)| spec.fixed_shape().is_none()) {
+                return wrong(format!("the check's input `{input}` has an open axis: `{spec}`"));
+            }
+            if !(check.tolerance > 0.0 && check.tolerance < 1.0) {
+                return wrong("`check.tolerance` is a part of the largest number: between 0 and 1".to_owned());
+            }
+        }
+        let suffixes = || self.variants.values().flat_map(BTreeMap::iter);
+        if let Some((role, _)) = suffixes().find(|(role, it)| it.ends_with(PLAN) && !self.plans.contains_key(*role)) {
+            return wrong(format!("`{role}` is a plan: `plans.{role}` must say its inputs and outputs"));
         }
         let is_hash = |hash: &String| hash.len() == 64 && hash.chars().all(|c| matches!(c, '0'..='9' | 'a'..='f'));
         match self.known.iter().filter_map(|known| known.sha256.as_ref()).find(|hash| !is_hash(hash)) {
@@ -239,6 +283,37 @@ mod tests {
         assert_eq!(entry.repository_of("onnx/e.onnx"), Some("o/m"));
         assert!(is_side_file("a.onnx", "a.onnx.data") && !is_side_file("a.onnx", "a.onnx"));
         assert!(!is_side_file("config.json", "config.json_data"));
+    }
+
+    #[test]
+    fn a_plan_and_a_check_say_what_goes_in() {
+        let more = r#"
+            [variants.trt]
+            encoder = "_sm87.engine"
+            [plans.encoder]
+            inputs = { x = "f32 1x80x3000" }
+            outputs = { y = "f16 1x1500x?" }
+            [check]
+            tolerance = 0.02
+            graphs.encoder = { x = "f32 1x80x3000" }
+            graphs.decoder = { ids = "i64 1x4 = 1" }
+        "#;
+        let text = TEXT.replace("[elsewhere]", &format!("{more}\n[elsewhere]"));
+        let entry = parse(&text, "test").unwrap();
+        assert_eq!(entry.required("trt"), ["config.json", "onnx/d.onnx", "onnx/e_sm87.engine"]);
+        assert_eq!(entry.plans["encoder"].outputs["y"].to_string(), "f16 1x1500x?");
+        assert_eq!(entry.check.unwrap().graphs["decoder"].len(), 1);
+        for (part, instead, word) in [
+            ("plans.encoder", "plans.other", "plans.encoder"),
+            ("graphs.decoder = { ids = \"i64 1x4 = 1\" }", "", "roles"),
+            ("ids = \"i64 1x4 = 1\"", "ids = \"i64 1x? = 1\"", "open axis"),
+            ("ids = \"i64 1x4 = 1\"", "ids = \"u8 1\"", "no tensor"),
+            ("tolerance = 0.02", "tolerance = 2.0", "tolerance"),
+        ] {
+            assert!(text.contains(part), "{part}");
+            let error = parse(&text.replace(part, instead), "mine.toml").unwrap_err();
+            assert!(error.full().contains(word), "{word}: {}", error.full());
+        }
     }
 
     #[test]

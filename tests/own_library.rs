@@ -1,5 +1,5 @@
-//! What only a real card can show. Opt-in: `VIGIA_TEST_GPU=1`, with `ORT_DYLIB_PATH` naming a GPU build of ONNX Runtime.
-//! A binary of its own, because a process opens one library.
+//! What needs a process of its own, because a process opens one ONNX Runtime: a library that cannot be opened, and the
+//! GPU build that a real card needs. That is opt-in: `VIGIA_TEST_GPU=1`, with `ORT_DYLIB_PATH` naming the build.
 #![allow(clippy::unwrap_used, reason = "clippy takes only the bodies of `#[test]` functions for tests")]
 
 use std::{
@@ -9,9 +9,21 @@ use std::{
 };
 
 use vigia::{
+    base::Kind,
     runtime::{GraphOptions, Provider, ProviderOptions, Runtime, TensorSpec, trial},
     settings::{DEFAULTS, Settings},
 };
+
+#[test]
+fn a_file_that_is_no_library_is_an_error_and_no_panic() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("libonnxruntime.so");
+    std::fs::write(&file, b"not an ELF file").unwrap();
+    let Err(error) = Runtime::open(&file) else { panic!("opened a text file") };
+    // Beside the test of the card, another one may be open.
+    let opened = env::var_os("VIGIA_TEST_GPU").is_some() && error.kind() == Kind::Internal;
+    assert!(opened || error.kind() == Kind::Unavailable && error.full().contains("scripts/run"), "{}", error.full());
+}
 
 #[test]
 fn the_card_computes_what_the_processor_does() {

@@ -1,0 +1,100 @@
+//! What makes an engine the one that is wanted: if any of this differs, it is another engine.
+
+use std::{collections::BTreeMap, path::Path};
+
+use serde::Serialize;
+
+use crate::{
+    base::{Error, Result},
+    device::Gpu,
+    models::{digest::Digest, installed::Lock},
+    runtime::{Runtime, provider::TensorRtOptions},
+};
+
+/// Of an id, which is a folder's name.
+const ID_DIGITS: usize = 24;
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct EngineKey {
+    pub model: String,
+    pub variant: String,
+    /// Of the model's graphs, so that new weights are a new engine.
+    pub digest: String,
+    pub onnxruntime: String,
+    pub tensorrt: String,
+    /// Its name and compute capability: an engine is made for one kind of GPU.
+    pub gpu: String,
+    pub options: TensorRtOptions,
+}
+
+impl EngineKey {
+    /// For the graphs of one variant, by role, as they lie in the model's folder. An error says why TensorRT cannot
+    /// be had here: the driver, the library.
+    pub fn new(
+        (model, variant): (&str, &str),
+        (folder, graphs): (&Path, &BTreeMap<String, String>),
+        (runtime, gpu): (&Runtime, &Gpu),
+        options: TensorRtOptions,
+    ) -> Result<EngineKey> {
+        let tensorrt = runtime.tensorrt_version()?.to_string();
+        Ok(EngineKey {
+            model: model.to_owned(),
+            variant: variant.to_owned(),
+            digest: digest(folder, graphs)?,
+            onnxruntime: runtime.version(),
+            tensorrt,
+            gpu: format!("{} {}", gpu.name, gpu.compute_capability.as_deref().unwrap_or_default()),
+            options,
+        })
+    }
+
+    pub fn id(&self) -> String {
+        let TensorRtOptions { fp16, int8, workspace_bytes, .. } = self.options;
+        let EngineKey { digest, onnxruntime, tensorrt, gpu, .. } = self;
+        // Of the options those that the engine itself depends on; the length keeps two words from passing for others.
+        let words = [digest, onnxruntime, tensorrt, gpu, &format!("{fp16} {int8} {workspace_bytes:?}")];
+        let mut id = Digest::default();
+        for word in words {
+            id.add(format!("{}:{word}\n", word.len()).as_bytes());
+        }
+        let mut id = id.sha256();
+        id.truncate(ID_DIGITS);
+        format!("{}-{}-{id}", self.model, self.variant)
+    }
+}
+
+/// Of all graphs; taken from the model's lock, where it has one, because graphs may be large.
+fn digest(folder: &Path, graphs: &BTreeMap<String, String>) -> Result<String> {
+    let lock = Lock::read(folder)?.unwrap_or_default();
+    let mut all = Digest::default();
+    for (role, file) in graphs {
+        let of_file = match lock.files.get(file) {
+            Some(locked) => locked.sha256.clone(),
+            None => {
+                let path = folder.join(file);
+                let unreadable = || Error::unavailable(format!("{} cannot be read", path.display()));
+                Digest::of_file(&path).map_err(|error| unreadable().cause(error))?.sha256()
+            }
+        };
+        all.add(format!("{role}:{file}:{of_file}\n").as_bytes());
+    }
+    Ok(all.sha256())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn other_weights_have_another_digest_and_missing_ones_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let graphs = [("model".to_owned(), "m.onnx".to_owned())].into();
+        assert!(digest(dir.path(), &graphs).unwrap_err().message().contains("m.onnx"));
+        let of = |content: &str| {
+            std::fs::write(dir.path().join("m.onnx"), content).unwrap();
+            digest(dir.path(), &graphs).unwrap()
+        };
+        assert_eq!(of("a"), of("a"));
+        assert_ne!(of("a"), of("b"));
+    }
+}
