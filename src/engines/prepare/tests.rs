@@ -4,6 +4,7 @@ use std::{fs, sync::mpsc, time::Duration};
 
 use super::*;
 use crate::{
+    models::catalogue::Catalogue,
     runtime::provider::{ConvSearch, CudaOptions, TensorRtOptions},
     settings::Provider::{Cpu, Cuda, TensorRt},
 };
@@ -224,6 +225,27 @@ fn the_real_builder_names_what_this_library_lacks() {
     let (dir, engines) = engines();
     failed(build(&engines, &key(), Box::new(builder)), "no provider `tensorrt`");
     assert!(dir.path().join("engines/m/fp16/check.json").is_file(), "the reference has been recorded before");
+}
+
+#[test]
+fn the_checks_of_the_catalogue_run_on_their_models() {
+    let library = Path::new(env!("CARGO_MANIFEST_DIR")).join(".vigia/runtime/libonnxruntime.so");
+    let Some(assets) = std::env::var_os("VIGIA_TEST_ASSETS").map(PathBuf::from).filter(|_| library.is_file()) else {
+        println!("SKIPPED: VIGIA_TEST_ASSETS is not set, or {} is not there", library.display());
+        return;
+    };
+    for entry in Catalogue::load(None).unwrap().entries() {
+        let folder = assets.join("real").join(&entry.name);
+        let Some(check) = entry.check.clone().filter(|_| folder.is_dir()) else { continue };
+        let graph = |role: &str| folder.join(entry.graph(entry.default_variant(), role).unwrap());
+        let graphs = entry.roles().map(|role| (role.to_owned(), graph(role))).collect();
+        let (tensorrt, reference) = (key().options, crate::runtime::ProviderOptions::Cpu);
+        let mut builder =
+            OnnxBuilder { library: library.clone(), graphs, check: check.clone(), tensorrt, reference, threads: 1 };
+        let answers = builder.record(&Cancel::default()).unwrap_or_else(|error| panic!("{}", error.full()));
+        check::usable(&answers).unwrap();
+        assert_eq!(check::compare(&answers, &builder.record(&Cancel::default()).unwrap(), check.tolerance), Ok(()));
+    }
 }
 
 #[test]
