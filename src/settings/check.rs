@@ -7,7 +7,7 @@ use config::ValueKind;
 
 use crate::{
     base::ByteSize,
-    settings::{Levels, MqttMode, Provider, Settings},
+    settings::{Levels, MqttMode, Provider, Settings, manual::general, remotes},
 };
 
 /// One thing wrong with the settings.
@@ -50,6 +50,8 @@ const ADDRESS: Rule =
     Rule::Text(|text| text.parse::<SocketAddr>().is_ok(), "an address with a port, such as \"127.0.0.1:8090\"");
 const MODEL: Rule = Rule::Text(|text| !text.contains(char::is_whitespace), "the name of a model without spaces");
 const MAYBE_NO_LIMIT: Rule = Rule::Size(ByteSize::mib(0)..=ByteSize::mib(1 << 20));
+const REMOTE: Rule = Rule::Text(|text| text.is_empty() || remotes::is_name(text), "the name of a table [remotes.NAME]");
+const TENSOR: Rule = Rule::Text(|text| !text.is_empty(), "the name of a tensor");
 const QUEUE: Rule = Rule::Whole(1..=1_000_000);
 const KIB: u64 = 1 << 10;
 
@@ -110,11 +112,31 @@ const RULES: &[(&str, Rule)] = &[
     ("tasks.*.model", MODEL),
     ("tasks.*.provider", Rule::OneOf(&["", "tensorrt", "nvrtx", "cuda", "cpu"])),
     ("tasks.*.variant", Rule::Text(|text| !text.contains(char::is_whitespace), "a variant's name without spaces")),
+    ("tasks.*.remote", REMOTE),
+    ("remotes.NAME.url", Rule::Text(remotes::is_url_or_empty, remotes::URL_EXPECTED)),
+    ("remotes.NAME.protocol", Rule::OneOf(&["openai", "kserve"])),
+    ("remotes.NAME.key_file", Rule::Any),
+    ("remotes.NAME.ca_file", Rule::Any),
+    ("remotes.NAME.insecure", Rule::Any),
+    ("remotes.NAME.connect_timeout_secs", Rule::Whole(1..=60)),
+    ("remotes.NAME.timeout_secs", Rule::Whole(1..=86_400)),
+    ("remotes.NAME.retries", Rule::Whole(0..=10)),
+    ("remotes.NAME.max_answer", Rule::Size(ByteSize(KIB)..=ByteSize(1 << 30))),
+    ("remotes.NAME.breaker_failures", Rule::Whole(1..=1000)),
+    ("remotes.NAME.breaker_open_secs", Rule::Whole(1..=86_400)),
+    ("remotes.NAME.health_secs", Rule::Whole(1..=86_400)),
+    ("remotes.NAME.text_in", TENSOR),
+    ("remotes.NAME.text_out", TENSOR),
+    ("remotes.NAME.audio_in", TENSOR),
+    ("remotes.NAME.audio_out", TENSOR),
+    ("remotes.NAME.audio_out_hz", Rule::Whole(8_000..=192_000)),
+    ("remotes.NAME.image_in", TENSOR),
+    ("remotes.NAME.binary_tensors", Rule::Any),
 ];
 
 /// Whether one value may stand at its key; its type is right already.
 pub(super) fn leaf(key: &str, value: &ValueKind) -> Result<(), String> {
-    let key = shared(key);
+    let key = remotes::split(key).map_or_else(|| shared(key), |(_, rest)| Cow::Owned(general(rest)));
     let Some((_, rule)) = RULES.iter().find(|(known, _)| *known == key) else { return Ok(()) };
     match value {
         ValueKind::I64(number) => rule.number(*number as f64),

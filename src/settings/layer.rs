@@ -7,7 +7,8 @@ use config::{FileFormat, Format, Map, Value, ValueKind};
 
 use crate::settings::{
     Fault, check,
-    manual::{literal, nearest, schema},
+    manual::{general, known, literal, nearest, schema},
+    remotes,
 };
 
 /// The good leaves of one source. What was wrong went to the faults.
@@ -43,7 +44,7 @@ impl Layer {
 
     /// One `key=value` of the environment or of `--set`: text, read as the type that the schema wants.
     pub(super) fn take_text(&mut self, key: &str, text: &str, origin: &str, faults: &mut Vec<Fault>) {
-        let Some(default) = schema().get(key) else {
+        let Some(default) = known(key) else {
             faults.push(Fault::new(key, origin, unknown(key)));
             return;
         };
@@ -57,7 +58,7 @@ impl Layer {
     }
 
     fn take(&mut self, key: String, value: Value, faults: &mut Vec<Fault>) {
-        let problem = match schema().get(&key) {
+        let problem = match known(&key) {
             None => Some(unknown(&key)),
             Some(default) if !same_type(&default.kind, &value.kind) => {
                 Some(format!("expected {}, found {}", expected(&default.kind), found(&value)))
@@ -88,8 +89,18 @@ pub(super) fn flatten(table: Map<String, Value>) -> BTreeMap<String, Value> {
 }
 
 fn unknown(key: &str) -> String {
+    if let Some((name, rest)) = remotes::split(key) {
+        if !remotes::is_name(name) {
+            return format!("`{name}` is no name for a remote: use small letters, digits, `-` and `_`");
+        }
+        return match nearest(&general(rest)).and_then(|it| remotes::split(it)) {
+            Some((_, nearest)) => format!("unknown key; did you mean `{}{name}.{nearest}`?", remotes::SECTION),
+            None => "unknown key; `vigia settings` prints all of them".to_owned(),
+        };
+    }
     let section = format!("{key}.");
-    if schema().keys().any(|known| known.starts_with(&section)) {
+    let is_remote = key.strip_prefix(remotes::SECTION).is_some_and(remotes::is_name);
+    if is_remote || schema().keys().any(|known| known.starts_with(&section)) {
         return format!("is a section: write [{key}] and its keys below it");
     }
     match nearest(key) {
@@ -178,6 +189,13 @@ mod tests {
         assert!(faults("server = 3")[0].contains("is a section: write [server]"));
         assert!(faults("[weather]\ntomorrow = 1")[0].contains("`vigia settings` prints all of them"));
         assert!(faults("[server.listen]\nport = 1")[0].contains("server.listen.port"));
+        assert_eq!(
+            faults("[remotes.box]\nkeyfile = \"x\""),
+            ["remotes.box.keyfile (vigia.toml): unknown key; did you mean `remotes.box.key_file`?"]
+        );
+        assert!(faults("[remotes.Box]\nurl = \"http://box\"")[0].contains("`Box` is no name for a remote"));
+        assert!(faults("[remotes]\nbox = 1")[0].contains("is a section: write [remotes.box]"));
+        assert!(faults("[remotes.box]\nretries = \"2\"")[0].contains("expected a whole number"));
     }
 
     #[test]

@@ -16,6 +16,7 @@ use crate::settings::{
     Fault, Settings, check,
     layer::{Layer, flatten},
     manual::{DEFAULTS, DEFAULTS_ORIGIN, literal},
+    remotes,
 };
 
 const ENV_PREFIX: &str = "VIGIA__";
@@ -87,7 +88,9 @@ pub fn variables(wanted: impl Fn(&str) -> bool) -> Vec<(OsString, OsString)> {
 pub fn load(sources: &Sources) -> Result<Loaded, Vec<Fault>> {
     let mut faults = Vec::new();
     let mut layers = layers(sources, &mut faults);
-    layers.push(fill_in(&leaves(&layers), sources));
+    let set = leaves(&layers);
+    layers.insert(0, Layer(remotes::defaults(set.keys().map(String::as_str))));
+    layers.push(fill_in(&set, sources));
     let leaves = leaves(&layers);
     let settings: Settings = match merge(&layers).and_then(Config::try_deserialize) {
         Ok(settings) => settings,
@@ -100,14 +103,17 @@ pub fn load(sources: &Sources) -> Result<Loaded, Vec<Fault>> {
 
     // A relation with a key that is at fault itself would be compared with a value that nobody chose.
     let at_fault: BTreeSet<String> = faults.iter().map(|fault| fault.key.clone()).collect();
-    for (keys, problem) in check::relations(&settings) {
-        if keys.iter().any(|key| at_fault.contains(*key)) {
+    let relations = check::relations(&settings).into_iter();
+    let relations = relations.map(|(keys, problem)| (keys.iter().map(|&key| key.to_owned()).collect(), problem));
+    for (keys, problem) in relations.chain(remotes::relations(&settings)) {
+        let keys: Vec<String> = keys;
+        if keys.iter().any(|key| at_fault.contains(key)) {
             continue;
         }
         // The one that somebody set is the one to change.
-        let mut origins = keys.iter().filter_map(|key| leaves.get(*key)?.origin());
+        let mut origins = keys.iter().filter_map(|key| leaves.get(key)?.origin());
         let origin = origins.find(|origin| *origin != DEFAULTS_ORIGIN).unwrap_or(DEFAULTS_ORIGIN);
-        faults.push(Fault::new(keys[0], origin, problem));
+        faults.push(Fault::new(&keys[0], origin, problem));
     }
     if !faults.is_empty() {
         return Err(faults);

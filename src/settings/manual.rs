@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::LazyLock};
 
 use config::{FileFormat, Format, Value, ValueKind};
 
-use crate::settings::{Leaf, layer};
+use crate::settings::{Leaf, layer, remotes};
 
 /// The commented defaults: the reference of all keys.
 pub const DEFAULTS: &str = include_str!("defaults.toml");
@@ -17,10 +17,33 @@ pub(super) const DEFAULTS_ORIGIN: &str = "defaults";
 pub(super) fn schema() -> &'static BTreeMap<String, Value> {
     static SCHEMA: LazyLock<BTreeMap<String, Value>> = LazyLock::new(|| {
         // The file is part of the binary, and a test reads it: it cannot fail where a person could mend it.
-        let table = FileFormat::Toml.parse(Some(&DEFAULTS_ORIGIN.to_owned()), DEFAULTS).unwrap_or_default();
-        layer::flatten(table)
+        let parse = |text| FileFormat::Toml.parse(Some(&DEFAULTS_ORIGIN.to_owned()), text).unwrap_or_default();
+        let mut schema = layer::flatten(parse(DEFAULTS));
+        schema.extend(layer::flatten(parse(&remote_example())));
+        schema
     });
     &SCHEMA
+}
+
+/// The table of one remote with its defaults: a comment in the defaults file, because its name is free.
+pub(super) fn remote_example() -> String {
+    let lines = DEFAULTS.lines().skip_while(|line| *line != "# [remotes.NAME]");
+    let lines = lines.map_while(|line| line.strip_prefix("# "));
+    lines.flat_map(|line| [line, "\n"]).collect()
+}
+
+/// The default of a key, if there is such a key: `remotes.box.url` is known as `remotes.NAME.url`.
+pub(super) fn known(key: &str) -> Option<&'static Value> {
+    match remotes::split(key) {
+        Some((name, rest)) if remotes::is_name(name) => schema().get(&general(rest)),
+        Some(_) => None,
+        None => schema().get(key),
+    }
+}
+
+/// A key of any remote, as the schema has it.
+pub(super) fn general(rest: &str) -> String {
+    format!("{}NAME.{rest}", remotes::SECTION)
 }
 
 /// The known key that was probably meant.
@@ -95,6 +118,20 @@ mod tests {
         assert_eq!(settings.model_for(Task::Vad), Some("silero-vad"));
         assert_eq!(settings.model_for(Task::Chat), None);
         assert!(schema().len() > 50, "{}", schema().len());
+
+        let with_remote: Settings = toml::from_str(&format!("{DEFAULTS}\n{}", remote_example())).unwrap();
+        assert_eq!(with_remote.remotes["NAME"].timeout_secs, 120);
+        assert_eq!(schema().keys().filter(|key| key.starts_with("remotes.NAME.")).count(), 19);
+    }
+
+    #[test]
+    fn the_name_of_a_remote_is_free_and_its_keys_are_not() {
+        assert!(known("remotes.box-2.url").is_some());
+        for key in
+            ["remotes.box.ulr", "remotes.NAME.url", "remotes.a b.url", "remotes..url", "remotes.box", "remotes.a.b.url"]
+        {
+            assert!(known(key).is_none(), "{key}");
+        }
     }
 
     #[test]
@@ -103,7 +140,8 @@ mod tests {
         let (settings, tasks) = DEFAULTS.split_once("[tasks.").unwrap();
         let of_all_tasks = settings.lines().rev().take_while(|line| line.starts_with('#')).collect::<String>();
         let is_key = |line: &str| line.contains(" = ") && !line.starts_with('#');
-        for text in [settings, tasks] {
+        let example = remote_example();
+        for text in [settings, tasks, &example] {
             for (above, line) in text.lines().zip(text.lines().skip(1)).filter(|(_, line)| is_key(line)) {
                 let (key, _) = line.split_once(" = ").unwrap();
                 let of_a_task = text == tasks && of_all_tasks.contains(&format!("`{key}`"));

@@ -9,6 +9,7 @@ mod layer;
 mod levels;
 mod load;
 mod manual;
+mod remotes;
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -18,6 +19,7 @@ pub use check::Fault;
 pub use levels::Levels;
 pub use load::{Leaf, Loaded, ProfileText, Sources, load, variables, wanted_profile};
 pub use manual::{DEFAULTS, effective};
+pub use remotes::{Protocol, Remote, ServerUrl, is_private};
 
 use crate::base::ByteSize;
 
@@ -41,6 +43,9 @@ pub struct Settings {
     pub shutdown: Shutdown,
     /// By the names of `flow::Task`.
     pub tasks: BTreeMap<String, TaskChoice>,
+    /// By the names that people gave them.
+    #[serde(default)]
+    pub remotes: BTreeMap<String, Remote>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -245,6 +250,8 @@ pub struct TaskChoice {
     pub model: String,
     pub provider: String,
     pub variant: String,
+    /// The name of a server in `remotes`; empty: this box.
+    pub remote: String,
 }
 
 impl Settings {
@@ -280,5 +287,11 @@ impl Settings {
     pub fn engines_dir(&self) -> PathBuf {
         let dir = &self.providers.engines_dir;
         if dir.is_empty() { self.store_dir().join("engines") } else { PathBuf::from(dir) }
+    }
+
+    /// The server that does a task instead of this box, with the name it was given.
+    pub fn remote_for(&self, task: impl AsRef<str>) -> Option<(&str, &Remote)> {
+        let choice = self.tasks.get(task.as_ref())?;
+        self.remotes.get_key_value(&choice.remote).map(|(name, remote)| (name.as_str(), remote))
     }
 }
