@@ -43,7 +43,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("hyper_util", &["api"]),
     ("tungstenite", &["api"]),
     ("tokio_tungstenite", &["api"]),
-    ("ureq", &["models/hub.rs"]),
+    ("ureq", &["models/hub.rs", "engines/remote"]),
     ("tar", &["models/archive.rs"]),
     ("postcard", &["engines/host"]),
     ("clap", &["cli", "main.rs"]),

@@ -1,15 +1,20 @@
-//! Engines: one loaded model with its before and after. This file holds the contracts alone.
+//! Engines: one loaded model with its before and after. This file and the `ask.rs` of each kind of work hold the
+//! contracts alone.
 //!
 //! An engine knows nothing of sessions, queues or publishers, and nothing model-specific is in a trait. It is
 //! synchronous on purpose: the work is computing, not waiting; a host (`host`, `voice`) gives it its thread.
 
 pub mod asr;
 mod ballast;
+pub mod chat;
 mod host;
 pub mod prepare;
 mod registry;
+pub mod remote;
 mod spec;
+pub mod tts;
 pub mod vad;
+pub mod vision;
 mod voice;
 
 #[cfg(any(test, feature = "test-engine"))]
@@ -28,9 +33,12 @@ pub(crate) use host::child::serve;
 
 pub use asr::{Decode, Piece, PieceText, SegmentText, TranscribeAsk, TranscribeStep, transcript};
 pub use ballast::{Ballast, BallastAsk, BallastSpec};
+pub use chat::{Chat, ChatAsk, Chatter, End, Message, Role, Said, Sampling, TextStep, Usage};
 pub use host::{Engine, Handle, Launch, Limits, RestartRules, Vitals};
 pub use registry::{Places, Registry, TaskState, TaskStatus, TranscriberHost};
 pub use spec::{Asr, AsrSpec, EngineSpec, Spec};
+pub use tts::{Speak, SpeakAsk, SpeakStep, Speaker, Spoken};
+pub use vision::{Describe, DescribeAsk, Describer};
 pub use voice::{Heard, Sink, Voice, VoiceLimits, VoiceStream};
 
 /// Turns pieces of audio into text. Looks at `cancel` and tells `step` after every token.

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 /// The encodings of photos that we open, found by their first bytes, never by what the client calls them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum PhotoKind {
@@ -11,7 +13,7 @@ pub enum PhotoKind {
 }
 
 /// Upright RGB, 8 bits a channel, rows without padding.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Image {
     pub width: u32,
     pub height: u32,

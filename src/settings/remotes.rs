@@ -66,6 +66,7 @@ pub enum Protocol {
 pub struct ServerUrl {
     text: String,
     host: String,
+    port: u16,
     encrypted: bool,
 }
 
@@ -73,6 +74,10 @@ impl ServerUrl {
     /// A name or an address, without the brackets of IPv6.
     pub fn host(&self) -> &str {
         &self.host
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     pub fn is_encrypted(&self) -> bool {
@@ -107,14 +112,21 @@ impl FromStr for ServerUrl {
             Some(_) => return Err(wrong()),
             None => authority.split_at(authority.find(':').unwrap_or(authority.len())),
         };
-        let port_is_good =
-            port.is_empty() || port.strip_prefix(':').is_some_and(|it| it.parse::<u16>().is_ok_and(|port| port > 0));
+        let port: u16 = match port {
+            "" if encrypted => 443,
+            "" => 80,
+            port => port.strip_prefix(':').and_then(|it| it.parse().ok()).filter(|it| *it > 0).ok_or_else(wrong)?,
+        };
         let in_a_name = |c: char| c.is_ascii_alphanumeric() || "-._:".contains(c);
-        if host.is_empty() || !host.chars().all(in_a_name) || !port_is_good {
+        if host.is_empty() || !host.chars().all(in_a_name) {
             return Err(wrong());
         }
-        let text = format!("{scheme}://{authority}{}", path.trim_end_matches('/'));
-        Ok(ServerUrl { text, host: host.to_owned(), encrypted })
+        let path = path.trim_end_matches('/');
+        if path.ends_with("/v1") || path.ends_with("/v2") {
+            return Err(format!("write it without its end, `{}`: that is added", &path[path.len() - 3..]));
+        }
+        let text = format!("{scheme}://{authority}{path}");
+        Ok(ServerUrl { text, host: host.to_owned(), port, encrypted })
     }
 }
 
@@ -247,6 +259,9 @@ mod tests {
         let pair = |url: &str, host: &str| Ok((url.to_owned(), host.to_owned()));
         assert_eq!(read("https://box:8443/a/b//"), pair("https://box:8443/a/b", "box"));
         assert_eq!(read("http://[fd00::1]:80/"), pair("http://[fd00::1]:80", "fd00::1"));
+        assert_eq!("https://box".parse::<ServerUrl>().unwrap().port(), 443);
+        assert_eq!("http://box:81/a".parse::<ServerUrl>().unwrap().port(), 81);
+        assert!("http://box:81/v1/".parse::<ServerUrl>().unwrap_err().contains("without its end"));
         for text in [
             "",
             "box:8000",

@@ -1,0 +1,302 @@
+//! Asks one server: the key, the tries and their pauses, the deadline over all of them, and answers that are never
+//! read beyond their limit. What is said is the protocols' affair.
+//!
+//! Follows no redirect and uses no proxy: what people say goes to the server that the settings name, or nowhere.
+
+use std::{
+    fs,
+    io::Read,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use serde::de::DeserializeOwned;
+use ureq::{
+    Agent, Body, BodyReader,
+    http::{HeaderMap, Response, header},
+    tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem},
+    unversioned::transport::{Connector, RustlsConnector},
+};
+
+use crate::{
+    base::{Error, Kind, Result},
+    engines::{
+        Cancel,
+        remote::{
+            line::{Line, Stop, Watch},
+            server::Server,
+            trouble::{Trouble, back_off},
+        },
+    },
+};
+
+/// As much of a refusal as is read for its reason.
+const MAX_REFUSAL_BYTES: u64 = 64 << 10;
+/// A server asked for its health has nothing to compute.
+const PROBE_TIME: Duration = Duration::from_secs(10);
+
+/// The connections of one engine to its server.
+pub(super) struct Link {
+    pub(super) server: Arc<Server>,
+    agent: Agent,
+    watch: Arc<Watch>,
+}
+
+/// One request. The path begins with a slash and follows the server's address.
+pub(super) struct Request<'a> {
+    pub(super) path: &'a str,
+    /// None: a question without a body.
+    pub(super) body: Option<Content>,
+}
+
+pub(super) struct Content {
+    pub(super) kind: String,
+    pub(super) bytes: Vec<u8>,
+    pub(super) headers: Vec<(&'static str, String)>,
+}
+
+impl<'a> Request<'a> {
+    pub(super) fn get(path: &'a str) -> Request<'a> {
+        Request { path, body: None }
+    }
+
+    pub(super) fn post(path: &'a str, kind: &str, bytes: Vec<u8>) -> Request<'a> {
+        Request { path, body: Some(Content { kind: kind.to_owned(), bytes, headers: Vec::new() }) }
+    }
+
+    pub(super) fn json(path: &'a str, value: &serde_json::Value) -> Request<'a> {
+        Request::post(path, "application/json", value.to_string().into_bytes())
+    }
+}
+
+impl Link {
+    pub(super) fn open(server: &Arc<Server>) -> Result<Link> {
+        let settings = &server.settings;
+        let watch = Arc::new(Watch::new());
+        let line = Line {
+            host: server.url.host().to_owned(),
+            port: server.url.port(),
+            only_private: !server.url.is_encrypted() && !settings.insecure,
+            connect_timeout: settings.connect_timeout(),
+            watch: Arc::clone(&watch),
+        };
+        let config = Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .proxy(None)
+            .tls_config(TlsConfig::builder().root_certs(trusted(server)?).build())
+            .user_agent(concat!("vigia/", env!("CARGO_PKG_VERSION")))
+            .build();
+        let agent = Agent::with_parts(config, line.clone().chain(RustlsConnector::default()), line);
+        Ok(Link { server: Arc::clone(server), agent, watch })
+    }
+
+    /// Asks, and hands the answer to `take`; again after a pause where that may help, until something was delivered.
+    pub(super) fn ask<T>(
+        &self,
+        request: &Request<'_>,
+        cancel: &Cancel,
+        mut take: impl FnMut(&mut Answer<'_>) -> Result<T, Trouble>,
+    ) -> Result<T> {
+        self.watch.begin(cancel, Instant::now() + self.server.settings.timeout());
+        let pass = self.server.admit()?;
+        for tries in 0.. {
+            let mut delivered = false;
+            let outcome = self.send(request).and_then(|mut answer| {
+                let taken = take(&mut answer);
+                delivered = answer.delivered;
+                taken
+            });
+            let trouble = match outcome {
+                Ok(value) => {
+                    pass.succeeded();
+                    return Ok(value);
+                }
+                Err(trouble) => trouble,
+            };
+            let stopped = self.stopped();
+            if let Some(Stop::Cancelled) = stopped {
+                return Err(self.stop_error(Stop::Cancelled));
+            }
+            let pause = trouble.pause.unwrap_or_else(|| back_off(tries, fastrand::f64()));
+            let again = trouble.passes && !delivered && tries < self.server.settings.retries;
+            if stopped.is_none() && again && pause < self.watch.left() {
+                log::debug!(remote = self.server.name.as_str(), tries; "{}", trouble.error.full());
+                self.watch.pause(pause);
+                if self.stopped() != Some(Stop::Cancelled) {
+                    continue;
+                }
+            }
+            if self.stopped() == Some(Stop::Cancelled) {
+                return Err(self.stop_error(Stop::Cancelled));
+            }
+            let error = match stopped {
+                Some(stop) => self.stop_error(stop),
+                None => trouble.error,
+            };
+            if trouble.ill {
+                pass.failed(&error)
+            } else {
+                pass.refused()
+            }
+            return Err(error);
+        }
+        Err(Error::internal("a remote was asked without an end"))
+    }
+
+    /// Asks once whether the server is well; the breaker has no say in it and hears nothing of it.
+    pub(super) fn probe(&self, path: &str, cancel: &Cancel) -> Result<Duration> {
+        let began = Instant::now();
+        self.watch.begin(cancel, began + PROBE_TIME);
+        match self.send(&Request::get(path)) {
+            Ok(_) => Ok(began.elapsed()),
+            Err(trouble) => Err(self.stopped().map_or(trouble.error, |stop| self.stop_error(stop))),
+        }
+    }
+
+    fn stopped(&self) -> Option<Stop> {
+        self.watch.stop()
+    }
+
+    fn stop_error(&self, stop: Stop) -> Error {
+        let Server { name, .. } = &*self.server;
+        match stop {
+            Stop::Cancelled => Error::new(Kind::Cancelled, "nobody waits for it any more"),
+            Stop::Late => Error::new(Kind::Timeout, format!("the remote {name} did not answer in time"))
+                .hint(format!("see remotes.{name}.timeout_secs")),
+        }
+    }
+
+    /// One request to its answer. Anything but success is trouble.
+    fn send(&self, request: &Request<'_>) -> Result<Answer<'_>, Trouble> {
+        let address = format!("{}{}", self.server.url, request.path);
+        let key = self.server.key().map_err(Trouble::no)?.map(|key| format!("Bearer {key}"));
+        let response = match &request.body {
+            Some(content) => {
+                let mut asked = self.agent.post(&address).content_type(content.kind.as_str());
+                if let Some(key) = key {
+                    asked = asked.header(header::AUTHORIZATION, key);
+                }
+                for (name, value) in &content.headers {
+                    asked = asked.header(*name, value);
+                }
+                asked.send(content.bytes.as_slice())
+            }
+            None => {
+                let mut asked = self.agent.get(&address);
+                if let Some(key) = key {
+                    asked = asked.header(header::AUTHORIZATION, key);
+                }
+                asked.call()
+            }
+        };
+        let response = response.map_err(|error| self.server.unreachable(error))?;
+        if !response.status().is_success() {
+            return Err(self.refused(response));
+        }
+        let (head, body) = response.into_parts();
+        let left = self.server.settings.max_answer.get();
+        Ok(Answer { server: &self.server, headers: head.headers, body: body.into_reader(), left, delivered: false })
+    }
+
+    fn refused(&self, mut response: Response<Body>) -> Trouble {
+        let retry_after = text_of(response.headers(), header::RETRY_AFTER.as_str())
+            .and_then(|text| text.trim().parse().ok())
+            .map(Duration::from_secs);
+        let mut body = Vec::new();
+        // A reason that cannot be read is no reason; the status stands.
+        let read = response.body_mut().as_reader().take(MAX_REFUSAL_BYTES).read_to_end(&mut body);
+        if read.is_err() {
+            body.clear();
+        }
+        self.server.refused(response.status(), retry_after, &body)
+    }
+}
+
+/// What a server answers, while it comes.
+pub(super) struct Answer<'a> {
+    pub(super) server: &'a Server,
+    headers: HeaderMap,
+    body: BodyReader<'static>,
+    left: u64,
+    delivered: bool,
+}
+
+impl Answer<'_> {
+    /// Something of the answer went on to the one who waits: it can no more be had anew.
+    pub(super) fn deliver(&mut self) {
+        self.delivered = true;
+    }
+
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
+        text_of(&self.headers, name)
+    }
+
+    /// `audio/wav` of `audio/wav; codec=1`.
+    pub(super) fn kind(&self) -> &str {
+        let kind = self.header(header::CONTENT_TYPE.as_str()).unwrap_or_default();
+        kind.split(';').next().unwrap_or(kind).trim()
+    }
+
+    /// Zero at the end.
+    pub(super) fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Trouble> {
+        let count = self.body.read(buffer).map_err(|error| self.server.cut(error))?;
+        self.left = self.left.checked_sub(count as u64).ok_or_else(|| self.server.too_long())?;
+        Ok(count)
+    }
+
+    pub(super) fn bytes(&mut self) -> Result<Vec<u8>, Trouble> {
+        let mut bytes = Vec::new();
+        let mut chunk = [0; 16 << 10];
+        loop {
+            match self.read(&mut chunk)? {
+                0 => return Ok(bytes),
+                count => bytes.extend_from_slice(&chunk[..count]),
+            }
+        }
+    }
+
+    pub(super) fn json<T: DeserializeOwned>(&mut self) -> Result<T, Trouble> {
+        if !self.kind().is_empty() && !self.kind().ends_with("json") {
+            return Err(self.wrong_kind("JSON"));
+        }
+        let bytes = self.bytes()?;
+        serde_json::from_slice(&bytes).map_err(|error| self.not_json(error))
+    }
+
+    pub(super) fn wrong_kind(&self, expected: &str) -> Trouble {
+        Trouble::lasting(self.server.strange(&format!("answers with {:?} instead of {expected}", self.kind())))
+    }
+
+    pub(super) fn not_json(&self, error: serde_json::Error) -> Trouble {
+        Trouble::lasting(self.server.strange("answers with JSON that is broken or says something else").cause(error))
+    }
+}
+
+fn text_of<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
+}
+
+/// Whom to believe: the settings' certificates, else those that browsers believe.
+fn trusted(server: &Server) -> Result<RootCerts> {
+    let file = &server.settings.ca_file;
+    if file.is_empty() {
+        return Ok(RootCerts::WebPki);
+    }
+    let wrong = |what: &str| {
+        Error::unavailable(format!("the certificates of the remote {} in {file} {what}", server.name))
+            .hint(format!("remotes.{}.ca_file is a PEM file with certificates", server.name))
+    };
+    let text = fs::read(file).map_err(|error| wrong("cannot be read").cause(error))?;
+    let mut certificates: Vec<Certificate<'static>> = Vec::new();
+    for item in parse_pem(&text) {
+        if let PemItem::Certificate(certificate) = item.map_err(|error| wrong("are broken").cause(error))? {
+            certificates.push(certificate);
+        }
+    }
+    if certificates.is_empty() {
+        return Err(wrong("are none"));
+    }
+    Ok(RootCerts::new_with_certs(&certificates))
+}

@@ -1,0 +1,5 @@
+//! Text to speech: what a speaker is asked and what it answers. The models that do it stand below.
+
+mod ask;
+
+pub use ask::{Speak, SpeakAsk, SpeakStep, Speaker, Spoken};
