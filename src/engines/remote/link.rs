@@ -115,30 +115,22 @@ impl Link {
                 }
                 Err(trouble) => trouble,
             };
-            let stopped = self.stopped();
-            if let Some(Stop::Cancelled) = stopped {
-                return Err(self.stop_error(Stop::Cancelled));
-            }
             let pause = trouble.pause.unwrap_or_else(|| back_off(tries, fastrand::f64()));
             let again = trouble.passes && !delivered && tries < self.server.settings.retries;
-            if stopped.is_none() && again && pause < self.watch.left() {
+            if again && pause < self.watch.left() {
                 log::debug!(remote = self.server.name.as_str(), tries; "{}", trouble.error.full());
                 self.watch.pause(pause);
-                if self.stopped() != Some(Stop::Cancelled) {
+                if self.watch.stop().is_none() {
                     continue;
                 }
             }
-            if self.stopped() == Some(Stop::Cancelled) {
-                return Err(self.stop_error(Stop::Cancelled));
-            }
-            let error = match stopped {
-                Some(stop) => self.stop_error(stop),
-                None => trouble.error,
-            };
-            if trouble.ill {
-                pass.failed(&error)
-            } else {
-                pass.refused()
+            let stop = self.watch.stop();
+            let error = stop.map_or(trouble.error, |stop| self.stop_error(stop));
+            match stop {
+                // The pass is dropped without a word: this says nothing of the server.
+                Some(Stop::Cancelled) => (),
+                None if !trouble.ill => pass.refused(),
+                _ => pass.failed(&error),
             }
             return Err(error);
         }
@@ -151,12 +143,8 @@ impl Link {
         self.watch.begin(cancel, began + PROBE_TIME);
         match self.send(&Request::get(path)) {
             Ok(_) => Ok(began.elapsed()),
-            Err(trouble) => Err(self.stopped().map_or(trouble.error, |stop| self.stop_error(stop))),
+            Err(trouble) => Err(self.watch.stop().map_or(trouble.error, |stop| self.stop_error(stop))),
         }
-    }
-
-    fn stopped(&self) -> Option<Stop> {
-        self.watch.stop()
     }
 
     fn stop_error(&self, stop: Stop) -> Error {

@@ -6,7 +6,7 @@ use super::{END, chat, chat_ask, delta, hola, stream};
 use crate::{
     base::Kind,
     engines::{
-        Cancel, DescribeAsk, End, PieceText, Sampling, SpeakAsk, TranscribeAsk, Usage,
+        Cancel, ChatAsk, DescribeAsk, End, PieceText, Sampling, SpeakAsk, TranscribeAsk, Usage,
         remote::{
             Remote,
             fake::{Act, Fake},
@@ -54,7 +54,7 @@ fn a_schema_goes_along_and_an_answer_that_is_no_json_is_an_error() {
     let sampling = Sampling { stop: vec!["x".into()], seed: Some(3), ..Sampling::default() };
     let mut ask = chat_ask();
     (ask.schema, ask.sampling) = (Some("{\"type\": \"object\"}".into()), sampling);
-    let mut say = |ask| chatter.chat(ask, &mut |_| {}, &Cancel::default());
+    let mut say = |ask: &ChatAsk| chatter.chat(ask, &mut |_| {}, &Cancel::default());
     assert_eq!(say(&ask).unwrap().text, "{\"a\": 1}");
     let body = fake.seen()[0].json();
     assert_eq!(body["response_format"]["json_schema"]["schema"], json!({"type": "object"}));
