@@ -26,6 +26,8 @@ pub(super) enum Act {
         headers: Vec<String>,
         body: Vec<u8>,
     },
+    /// A good answer after which the connection stays.
+    Keep(String),
     /// Announces more than it sends.
     Cut {
         kind: &'static str,
@@ -84,6 +86,7 @@ struct Inner {
     /// The last one is played again and again.
     acts: Mutex<Vec<Act>>,
     seen: Mutex<Vec<Seen>>,
+    connections: AtomicUsize,
     left: AtomicUsize,
     stop: AtomicBool,
 }
@@ -122,6 +125,10 @@ impl Fake {
 
     pub(super) fn seen(&self) -> Vec<Seen> {
         lock(&self.inner.seen).clone()
+    }
+
+    pub(super) fn connections(&self) -> usize {
+        self.inner.connections.load(Ordering::SeqCst)
     }
 
     /// How many of those who were kept waiting have gone.
@@ -168,10 +175,16 @@ pub(super) fn until(mut holds: impl FnMut() -> bool) {
 impl Inner {
     fn serve(&self, mut stream: TcpStream) {
         stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        self.connections.fetch_add(1, Ordering::SeqCst);
         let mut reader = BufReader::new(stream.try_clone().unwrap());
+        while self.serve_one(&mut stream, &mut reader) {}
+    }
+
+    /// Whether the connection stays.
+    fn serve_one(&self, stream: &mut TcpStream, reader: &mut BufReader<TcpStream>) -> bool {
         let mut line = String::new();
         if reader.read_line(&mut line).unwrap_or(0) == 0 {
-            return;
+            return false;
         }
         let path = line.split(' ').nth(1).unwrap_or_default().to_owned();
         let mut headers = HashMap::new();
@@ -184,15 +197,16 @@ impl Inner {
         let length = headers.get("content-length").map_or(0, |it| it.parse().unwrap());
         let mut body = vec![0; length];
         if reader.read_exact(&mut body).is_err() {
-            return;
+            return false;
         }
         lock(&self.seen).push(Seen { path, headers, body });
         let act = {
             let mut acts = lock(&self.acts);
             if acts.len() > 1 { acts.remove(0) } else { acts[0].clone() }
         };
+        let stays = matches!(act, Act::Keep(_));
         // Whoever has gone away has what it wanted.
-        drop(self.perform(&mut stream, act));
+        self.perform(stream, act).is_ok() && stays
     }
 
     fn perform(&self, stream: &mut TcpStream, act: Act) -> std::io::Result<()> {
@@ -206,6 +220,12 @@ impl Inner {
                 }
                 stream.write_all(format!("{head}\r\n").as_bytes())?;
                 stream.write_all(&body)
+            }
+            Act::Keep(body) => {
+                let length = body.len();
+                let head =
+                    format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n");
+                stream.write_all(format!("{head}{body}").as_bytes())
             }
             Act::Cut { kind, body } => {
                 let length = body.len() + 1000;

@@ -11,8 +11,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ureq::config::Config;
 use ureq::{
-    config::Config,
     http::Uri,
     unversioned::{
         resolver::{ResolvedSocketAddrs, Resolver},

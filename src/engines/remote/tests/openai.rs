@@ -47,6 +47,18 @@ fn a_server_without_streams_is_understood() {
 }
 
 #[test]
+fn a_connection_is_used_again_and_gives_way_all_the_same() {
+    let answer = json!({"choices": [{"message": {"content": "hola"}, "finish_reason": "stop"}]}).to_string();
+    let fake = Fake::start([Act::Keep(answer.clone()), Act::Keep(answer), Act::Silence]);
+    let mut chatter = fake.remote_with(|settings| settings.timeout_secs = 1).chatter("qwen").unwrap();
+    let mut say = || chatter.chat(&chat_ask(), &mut |_| {}, &Cancel::default());
+    assert_eq!(say().unwrap().text, "hola");
+    assert_eq!(say().unwrap().text, "hola");
+    assert_eq!(say().unwrap_err().kind(), Kind::Timeout);
+    assert_eq!((fake.seen().len(), fake.connections()), (3, 1));
+}
+
+#[test]
 fn a_schema_goes_along_and_an_answer_that_is_no_json_is_an_error() {
     let fake = Fake::start([stream(&format!("{}{END}", delta("{\"a\": 1}"))), hola()]);
     let remote = fake.remote();
