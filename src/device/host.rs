@@ -1,4 +1,4 @@
-//! Processor, memory, cgroup limit, kernel and distribution, out of `/proc`, `/sys/fs/cgroup` and `/etc`.
+//! Processor, memory and its use, cgroup limits, kernel and distribution, out of `/proc`, `/sys/fs/cgroup` and `/etc`.
 
 use std::path::{Component, Path};
 
@@ -65,11 +65,7 @@ fn cpu_model(cpuinfo: &str) -> Option<String> {
 
 fn memory_total(tree: &mut Tree) -> u64 {
     let meminfo = tree.text("proc/meminfo").unwrap_or_default();
-    let total = field(&meminfo, "MemTotal")
-        .and_then(|value| value.strip_suffix("kB"))
-        .and_then(|value| value.trim().parse::<u64>().ok())
-        .and_then(|kib| kib.checked_mul(1024));
-    total.unwrap_or_else(|| {
+    kib_field(&meminfo, "MemTotal").unwrap_or_else(|| {
         tree.note("/proc/meminfo gives no MemTotal: the size of the memory is unknown");
         0
     })
@@ -81,18 +77,66 @@ fn os(tree: &mut Tree) -> Option<String> {
     Some(value.trim().trim_matches(['"', '\'']).to_owned())
 }
 
+/// All memory and what of it can be had now, as the system and each cgroup above us have it.
+pub(super) fn usage(tree: &mut Tree) -> Option<(u64, u64)> {
+    let meminfo = tree.text("proc/meminfo")?;
+    let mut total = kib_field(&meminfo, "MemTotal")?;
+    let mut free = kib_field(&meminfo, "MemAvailable")?;
+    for group in cgroups(tree) {
+        total = total.min(group.limit);
+        // Not every level tells its use to everybody; its limit binds us all the same.
+        let Some(used) = tree.text(&group.file("memory.current", "memory.usage_in_bytes")) else { continue };
+        let Ok(used) = used.trim().parse::<u64>() else { continue };
+        let stat = tree.text(&group.file("memory.stat", "memory.stat")).unwrap_or_default();
+        let cache = if group.unified { "inactive_file " } else { "total_inactive_file " };
+        let cache = stat.lines().find_map(|line| line.strip_prefix(cache)?.trim().parse().ok()).unwrap_or(0);
+        free = free.min(group.limit.saturating_sub(used.saturating_sub(cache)));
+    }
+    Some((total, free))
+}
+
+/// What a process holds that the system could give to nobody else: not its mapped files, which are read again.
+pub(super) fn private_bytes(tree: &mut Tree, process: u32) -> u64 {
+    let sum = |text: &str, keys: [&str; 2]| keys.iter().filter_map(|key| kib_field(text, key)).sum();
+    match tree.text(&format!("proc/{process}/smaps_rollup")).filter(|text| !text.is_empty()) {
+        Some(text) => sum(&text, ["Pss_Anon", "Pss_Shmem"]),
+        None => {
+            let status = tree.text(&format!("proc/{process}/status")).unwrap_or_default();
+            sum(&status, ["RssAnon", "RssShmem"])
+        }
+    }
+}
+
 /// The smallest limit from our own cgroup up to the root: each of them binds us.
 fn cgroup_memory_limit(tree: &mut Tree) -> Option<u64> {
-    let groups = tree.text("proc/self/cgroup")?;
-    let mut limits = Vec::new();
-    for line in groups.lines() {
+    cgroups(tree).into_iter().map(|group| group.limit).min()
+}
+
+/// A cgroup that limits the memory.
+struct Cgroup {
+    folder: String,
+    /// Of the one hierarchy (v2), not of the old one for memory alone.
+    unified: bool,
+    limit: u64,
+}
+
+impl Cgroup {
+    fn file(&self, unified: &str, old: &str) -> String {
+        format!("{}{}", self.folder, if self.unified { unified } else { old })
+    }
+}
+
+fn cgroups(tree: &mut Tree) -> Vec<Cgroup> {
+    let mut found = Vec::new();
+    for line in tree.text("proc/self/cgroup").unwrap_or_default().lines() {
         // `0::/path` is the unified hierarchy (v2), `4:memory:/path` the old one.
         let mut parts = line.splitn(3, ':');
         let (Some(id), Some(controllers), Some(path)) = (parts.next(), parts.next(), parts.next()) else {
             tree.note(format!("/proc/self/cgroup has a line of another form: `{line}`"));
             continue;
         };
-        let (base, file) = if id == "0" && controllers.is_empty() {
+        let unified = id == "0" && controllers.is_empty();
+        let (base, limit_file) = if unified {
             ("sys/fs/cgroup", "memory.max")
         } else if controllers.split(',').any(|controller| controller == "memory") {
             ("sys/fs/cgroup/memory", "memory.limit_in_bytes")
@@ -107,18 +151,24 @@ fn cgroup_memory_limit(tree: &mut Tree) -> Option<u64> {
             .collect();
         for depth in (0..=path.len()).rev() {
             let level = path[..depth].iter().map(|name| format!("{name}/")).collect::<String>();
-            let file = format!("{base}/{level}{file}");
+            let folder = format!("{base}/{level}");
+            let file = format!("{folder}{limit_file}");
             let Some(text) = tree.text(&file) else { continue };
             match text.trim() {
                 "max" => (),
                 text => match text.parse() {
-                    Ok(limit) => limits.push(limit),
+                    Ok(limit) => found.push(Cgroup { folder, unified, limit }),
                     Err(_) => tree.note(format!("/{file} holds no number: `{text}`")),
                 },
             }
         }
     }
-    limits.into_iter().min()
+    found
+}
+
+/// The value of `key: 12 kB`, in bytes.
+fn kib_field(text: &str, key: &str) -> Option<u64> {
+    field(text, key)?.strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
 /// The value of the first `key : value`.

@@ -1,5 +1,5 @@
 //! What this machine is: processor, memory and its limits, NVIDIA cards, Jetson. Asked once at start; everyone
-//! else is handed the answer.
+//! else is handed the answer. How much of the memory is in use is `memory`'s to measure.
 //!
 //! Must never fail and never guess: what cannot be read is absent and `notes` says why. Everything comes from
 //! files below a root folder, so that a captured machine can stand in for a real one (`tests/data/device`).
@@ -7,6 +7,7 @@
 mod fake;
 mod host;
 mod jetson;
+mod memory;
 mod nvidia;
 mod tree;
 
@@ -15,6 +16,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 pub use jetson::Jetson;
+pub use memory::{Meter, Usage};
 
 use tree::Tree;
 
