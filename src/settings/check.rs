@@ -53,6 +53,8 @@ const MAYBE_NO_LIMIT: Rule = Rule::Size(ByteSize::mib(0)..=ByteSize::mib(1 << 20
 const REMOTE: Rule = Rule::Text(|text| text.is_empty() || remotes::is_name(text), "the name of a table [remotes.NAME]");
 const TENSOR: Rule = Rule::Text(|text| !text.is_empty(), "the name of a tensor");
 const QUEUE: Rule = Rule::Whole(1..=1_000_000);
+/// A term of the memory budget.
+const TERM: Rule = Rule::Size(ByteSize(0)..=ByteSize(1 << 40));
 const KIB: u64 = 1 << 10;
 
 const RULES: &[(&str, Rule)] = &[
@@ -84,6 +86,13 @@ const RULES: &[(&str, Rule)] = &[
     ("jobs.queue_batch", QUEUE),
     ("jobs.timeout_secs", Rule::Whole(1..=86_400)),
     ("models.dir", Rule::Any),
+    ("memory.limit", Rule::Text(is_size_or_empty, "a size such as \"3.5 GiB\", or nothing")),
+    ("memory.system", TERM),
+    ("memory.media", TERM),
+    ("memory.margin", TERM),
+    ("memory.idle_secs", Rule::Whole(1..=31_536_000)),
+    ("memory.wait_secs", Rule::Whole(1..=86_400)),
+    ("memory.foreign_secs", Rule::Whole(1..=3600)),
     ("runtime.library", Rule::Any),
     ("providers.order", Rule::OneOf(&["tensorrt", "nvrtx", "cuda", "cpu"])),
     ("providers.device_id", Rule::Whole(0..=63)),
@@ -113,6 +122,7 @@ const RULES: &[(&str, Rule)] = &[
     ("tasks.*.provider", Rule::OneOf(&["", "tensorrt", "nvrtx", "cuda", "cpu"])),
     ("tasks.*.variant", Rule::Text(|text| !text.contains(char::is_whitespace), "a variant's name without spaces")),
     ("tasks.*.remote", REMOTE),
+    ("tasks.*.resident", Rule::Any),
     ("remotes.NAME.url", Rule::Text(remotes::is_url_or_empty, remotes::URL_EXPECTED)),
     ("remotes.NAME.protocol", Rule::OneOf(&["openai", "kserve"])),
     ("remotes.NAME.key_file", Rule::Any),
@@ -185,6 +195,10 @@ impl Rule {
             _ => Ok(()),
         }
     }
+}
+
+fn is_size_or_empty(text: &str) -> bool {
+    text.is_empty() || text.parse::<ByteSize>().is_ok()
 }
 
 fn is_topic_part(text: &str) -> bool {
@@ -295,6 +309,9 @@ mod tests {
             ("mqtt.port=70000", "expected 1 to 65535, found 70000"),
             ("server.max_body=much", "\"20 MiB\""),
             ("server.max_body=0 B", "expected 1 KiB to 4 GiB, found 0 B"),
+            ("memory.limit=much", "a size such as"),
+            ("memory.margin=2 TiB", "is not a size"),
+            ("memory.wait_secs=0", "expected 1 to 86400"),
             ("server.listen=8090", "an address with a port"),
             ("server.cors_origins=*", "origins such as"),
             ("server.cors_origins=http://ok,localhost", "found \"localhost\""),
@@ -323,7 +340,13 @@ mod tests {
 
     #[test]
     fn good_values_are_no_fault() {
-        let good = ["audio.language=pt-BR", "audio.language=auto", "mqtt.host=fd00::1", "server.max_body=100 MiB"];
+        let good = [
+            "audio.language=pt-BR",
+            "audio.language=auto",
+            "mqtt.host=fd00::1",
+            "server.max_body=100 MiB",
+            "memory.limit=3.5 GiB",
+        ];
         assert_eq!(faults(&good), [""; 0]);
     }
 

@@ -13,7 +13,7 @@ mod remotes;
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
 pub use check::Fault;
 pub use levels::Levels;
@@ -34,6 +34,7 @@ pub struct Settings {
     pub vad: Vad,
     pub jobs: Jobs,
     pub models: Models,
+    pub memory: Memory,
     pub runtime: Runtime,
     pub providers: Providers,
     pub pipelines: Pipelines,
@@ -128,6 +129,35 @@ pub struct Jobs {
 #[serde(deny_unknown_fields)]
 pub struct Models {
     pub dir: String,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Memory {
+    #[serde(deserialize_with = "size_or_none")]
+    pub limit: Option<ByteSize>,
+    pub system: ByteSize,
+    pub media: ByteSize,
+    pub margin: ByteSize,
+    pub idle_secs: u64,
+    pub wait_secs: u64,
+    pub foreign_secs: u64,
+}
+
+impl Memory {
+    pub fn idle(&self) -> Duration {
+        Duration::from_secs(self.idle_secs)
+    }
+
+    pub fn wait(&self) -> Duration {
+        Duration::from_secs(self.wait_secs)
+    }
+}
+
+/// An empty text is none.
+fn size_or_none<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<ByteSize>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    if text.is_empty() { Ok(None) } else { text.parse().map(Some).map_err(D::Error::custom) }
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -252,6 +282,7 @@ pub struct TaskChoice {
     pub variant: String,
     /// The name of a server in `remotes`; empty: this box.
     pub remote: String,
+    pub resident: bool,
 }
 
 impl Settings {
