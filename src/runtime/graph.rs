@@ -34,8 +34,8 @@ pub enum View<'a> {
 }
 
 pub struct Graph {
-    session: Session,
-    name: String,
+    pub(super) session: Session,
+    pub(super) name: String,
 }
 
 pub struct Outputs<'a> {

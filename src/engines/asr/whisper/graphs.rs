@@ -1,0 +1,244 @@
+//! The graph files of a Whisper model: which there are, how they are joined, and that they belong to its config.
+//!
+//! | export | files | how a step after the first is told |
+//! |---|---|---|
+//! | merged | `decoder_model_merged` | `use_cache_branch`, where the graph has it |
+//! | split | `decoder_model`, `decoder_with_past_model` | another graph |
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    base::{Error, Result},
+    engines::asr::whisper::files::{ModelFiles, wrong},
+    runtime::{Graph, GraphOptions, Port, Runtime, Tensor, Wanted},
+};
+
+/// Which model to open, and how. Plain data: it crosses to the process of the engine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WhisperSpec {
+    /// With config.json, tokenizer.json and the graphs.
+    pub dir: PathBuf,
+    /// ONNX Runtime.
+    pub library: PathBuf,
+    pub encoder: GraphFile,
+    pub decoder: GraphFile,
+    pub threads: usize,
+    /// Pieces decoded together.
+    pub batch: usize,
+}
+
+/// One graph of an export: `onnx/decoder_model_merged_q4.onnx` is of the folder `onnx` and has the suffix `_q4`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GraphFile {
+    /// Within the model's folder.
+    pub folder: String,
+    pub suffix: String,
+}
+
+impl Default for GraphFile {
+    fn default() -> GraphFile {
+        GraphFile { folder: "onnx".to_owned(), suffix: String::new() }
+    }
+}
+
+impl WhisperSpec {
+    /// The unquantised graphs of a folder, as they are published.
+    pub fn of(dir: &Path, library: &Path, threads: usize) -> WhisperSpec {
+        WhisperSpec {
+            dir: dir.to_owned(),
+            library: library.to_owned(),
+            encoder: GraphFile::default(),
+            decoder: GraphFile::default(),
+            threads,
+            batch: 8,
+        }
+    }
+
+    fn path(&self, file: &GraphFile, name: &str) -> PathBuf {
+        self.dir.join(&file.folder).join(format!("{name}{}.onnx", file.suffix))
+    }
+
+    fn open(&self, runtime: &Runtime, path: &Path) -> Result<Graph> {
+        Graph::open(runtime, path, GraphOptions { threads: self.threads })
+    }
+}
+
+/// Features in, what the decoder looks at out.
+pub(super) struct Encoder {
+    graph: Graph,
+    input: Port,
+    wanted: Wanted,
+}
+
+impl Encoder {
+    pub(super) fn open(spec: &WhisperSpec, runtime: &Runtime, files: &ModelFiles) -> Result<Encoder> {
+        let path = spec.path(&spec.encoder, "encoder_model");
+        let graph = spec.open(runtime, &path)?;
+        let inputs = graph.input_ports()?;
+        let outputs = graph.output_ports()?;
+        let [input] = &inputs[..] else {
+            return Err(wrong(&spec.dir, format!("its encoder has {} inputs instead of one", inputs.len())));
+        };
+        let output = outputs.iter().find(|port| port.name == "last_hidden_state").or(outputs.first());
+        let output = output.ok_or_else(|| wrong(&spec.dir, "its encoder has no output"))?;
+        for (axis, size) in [(1, files.mel.bins), (2, files.mel.frames)] {
+            expect_size(&spec.dir, input, axis, size)?;
+        }
+        expect_size(&spec.dir, output, 1, files.encoder_frames)?;
+        let wanted = Wanted::new([output.name.as_str()])?;
+        Ok(Encoder { input: input.clone(), wanted, graph })
+    }
+
+    pub(super) fn run(&mut self, features: &[f32], files: &ModelFiles) -> Result<Tensor> {
+        let shape = [1, files.mel.bins, files.mel.frames];
+        let input = Tensor::floats(self.input.element, &shape, features)?;
+        let mut outputs = self.graph.run_tensors(vec![(&self.input.name, &input)], &self.wanted)?;
+        let hidden = outputs.pop().ok_or_else(|| Error::internal("the encoder answered nothing"))?;
+        match hidden.shape()[..] {
+            [1, frames, _] if frames == files.encoder_frames => Ok(hidden),
+            _ => Err(Error::internal(format!("the encoder answered in the shape {:?}", hidden.shape()))),
+        }
+    }
+}
+
+/// A decoder graph, and what is asked of it.
+pub(super) struct DecoderGraph {
+    pub(super) graph: Graph,
+    pub(super) names: Names,
+    /// Layers that tell their attention to the speech.
+    pub(super) attentions: Vec<usize>,
+    /// Logits and the decoder's own keys and values.
+    pub(super) step: Wanted,
+    /// The same, and the attentions; where the graph has them.
+    pub(super) step_with_attention: Option<Wanted>,
+    /// The same, and the keys and values of the speech; where the graph has them.
+    pub(super) start: Option<Wanted>,
+}
+
+/// The inputs of a decoder graph. Keys and values are in one order everywhere: by layer, the key first.
+pub(super) struct Names {
+    pub(super) ids: Port,
+    pub(super) hidden: Option<Port>,
+    pub(super) use_cache: Option<Port>,
+    pub(super) cache_position: Option<Port>,
+    pub(super) own_past: Vec<Port>,
+    pub(super) cross_past: Vec<Port>,
+    /// How many keys and values of its own the graph gives back.
+    pub(super) own_count: usize,
+}
+
+/// One graph, or one for the first step and one for the later ones.
+pub(super) struct DecoderGraphs {
+    pub(super) first: DecoderGraph,
+    pub(super) later: Option<DecoderGraph>,
+}
+
+impl DecoderGraphs {
+    pub(super) fn open(spec: &WhisperSpec, runtime: &Runtime, files: &ModelFiles) -> Result<DecoderGraphs> {
+        let open = |path: &Path| DecoderGraph::open(spec.open(runtime, path)?, &spec.dir, files);
+        let merged = spec.path(&spec.decoder, "decoder_model_merged");
+        let (split, with_past) =
+            (spec.path(&spec.decoder, "decoder_model"), spec.path(&spec.decoder, "decoder_with_past_model"));
+        if merged.is_file() || !(split.is_file() && with_past.is_file()) {
+            let first = open(&merged)?;
+            if first.names.own_past.is_empty() {
+                return Err(wrong(&spec.dir, "its merged decoder takes no keys and values"));
+            }
+            return Ok(DecoderGraphs { first, later: None });
+        }
+        let (first, later) = (open(&split)?, open(&with_past)?);
+        if later.names.own_past.is_empty() || later.names.hidden.is_none() && later.names.cross_past.is_empty() {
+            return Err(wrong(&spec.dir, "its decoder_with_past takes no keys and values"));
+        }
+        if first.start.is_none() && !later.names.cross_past.is_empty() {
+            return Err(wrong(&spec.dir, "its first decoder does not give the keys and values that the second takes"));
+        }
+        Ok(DecoderGraphs { first, later: Some(later) })
+    }
+
+    pub(super) fn of_later_steps(&mut self) -> &mut DecoderGraph {
+        self.later.as_mut().unwrap_or(&mut self.first)
+    }
+}
+
+impl DecoderGraph {
+    fn open(graph: Graph, dir: &Path, files: &ModelFiles) -> Result<DecoderGraph> {
+        let (inputs, outputs) = (graph.input_ports()?, graph.output_ports()?);
+        let input = |name: &str| inputs.iter().find(|port| port.name == name).cloned();
+        let has_output = |name: &str| outputs.iter().any(|port| port.name == name);
+        let parts = |side: &str| -> Vec<String> {
+            let layer = |layer| [format!("{layer}.{side}.key"), format!("{layer}.{side}.value")];
+            (0..files.decoder_layers).flat_map(layer).collect()
+        };
+        let past = |side: &str| -> Result<Vec<Port>> {
+            let names = parts(side).into_iter().map(|part| format!("past_key_values.{part}"));
+            let ports: Vec<Port> = names.filter_map(|name| input(&name)).collect();
+            for port in &ports {
+                expect_size(dir, port, 1, files.decoder_heads)?;
+                expect_size(dir, port, 3, files.head_dim)?;
+            }
+            match ports.len() {
+                0 => Ok(ports),
+                all if all == 2 * files.decoder_layers => Ok(ports),
+                some => Err(wrong(dir, format!("its decoder takes {some} keys and values of the {side}"))),
+            }
+        };
+        let present = |side: &str| -> Result<Option<Vec<String>>> {
+            let names: Vec<String> = parts(side).into_iter().map(|part| format!("present.{part}")).collect();
+            match names.iter().filter(|name| has_output(name)).count() {
+                0 => Ok(None),
+                all if all == names.len() => Ok(Some(names)),
+                some => Err(wrong(dir, format!("its decoder gives {some} keys and values of the {side}"))),
+            }
+        };
+        let (own_past, cross_past) = (past("decoder")?, past("encoder")?);
+        let own = present("decoder")?.ok_or_else(|| wrong(dir, "its decoder gives no keys and values"))?;
+        let cross = present("encoder")?;
+        let ids = input("input_ids").ok_or_else(|| wrong(dir, "its decoder has no input_ids"))?;
+        let named = [input("encoder_hidden_states"), input("use_cache_branch"), input("cache_position")];
+        let known = 1 + named.iter().flatten().count() + own_past.len() + cross_past.len();
+        if known != inputs.len() {
+            let names: Vec<&str> = inputs.iter().map(|port| port.name.as_str()).collect();
+            return Err(wrong(dir, format!("its decoder has inputs that are not known here: {}", names.join(", "))));
+        }
+        let [hidden, use_cache, cache_position] = named;
+        let logits = outputs.iter().find(|port| port.name == "logits");
+        expect_size(dir, logits.ok_or_else(|| wrong(dir, "its decoder has no logits"))?, 2, files.vocabulary)?;
+
+        // Layers whose attention is of use, where the graph tells it.
+        let mut attentions: Vec<usize> = files.rules.alignment_heads.iter().map(|(layer, _)| *layer).collect();
+        attentions.sort_unstable();
+        attentions.dedup();
+        let mut attention_names: Vec<String> =
+            attentions.iter().map(|layer| format!("cross_attentions.{layer}")).collect();
+        if !attention_names.iter().all(|name| has_output(name)) {
+            attentions.clear();
+            attention_names.clear();
+        }
+        let step_names = || ["logits"].into_iter().chain(own.iter().map(String::as_str));
+        let step_with_attention = (!attentions.is_empty())
+            .then(|| Wanted::new(step_names().chain(attention_names.iter().map(String::as_str))))
+            .transpose()?;
+        let start = cross.map(|cross| Wanted::new(step_names().chain(cross.iter().map(String::as_str)))).transpose()?;
+        Ok(DecoderGraph {
+            step: Wanted::new(step_names())?,
+            attentions,
+            step_with_attention,
+            start,
+            names: Names { ids, hidden, use_cache, cache_position, own_past, cross_past, own_count: own.len() },
+            graph,
+        })
+    }
+}
+
+fn expect_size(dir: &Path, port: &Port, axis: usize, size: usize) -> Result<()> {
+    match port.shape.get(axis) {
+        Some(Some(has)) if *has != size => {
+            Err(wrong(dir, format!("{} has {has} where its config says {size}", port.name)))
+        }
+        Some(_) => Ok(()),
+        None => Err(wrong(dir, format!("{} has {} dimensions only", port.name, port.shape.len()))),
+    }
+}
