@@ -3,8 +3,6 @@
 //! As the reference searches: scores are log-probabilities before the filters; of the best continuations those that end go
 //! to a pool, the others go on, until none of them could still beat the worst of the pool.
 
-use std::sync::Arc;
-
 use crate::{
     base::Result,
     engines::asr::whisper::{
@@ -41,7 +39,8 @@ impl Beam {
 }
 
 impl Search<'_> {
-    /// The best text of one piece. `memory` has a row for each text that is followed, all alike; `first` are the logits behind the prompt.
+    /// The best text of one piece. `memory` has a row for each text that is followed, all alike; `first` are the
+    /// logits behind the prompt.
     pub(super) fn beam(
         &mut self,
         mut memory: Memory,
@@ -53,8 +52,7 @@ impl Search<'_> {
         let pool_size = ((beam.width as f32 * beam.patience).round() as usize).max(1);
         let mut pool: Vec<(f32, Hypothesis)> = Vec::new();
         // At first all rows are alike: the first stands for all.
-        let mut first = first.to_vec();
-        let mut candidates = self.candidates(0, &Hypothesis::default(), &mut first, beam.width);
+        let mut candidates = self.candidates(0, &Hypothesis::default(), &mut first.to_vec(), beam.width);
         let mut live = vec![Hypothesis::default()];
         loop {
             candidates.sort_by(|a, b| b.score.total_cmp(&a.score));
@@ -81,7 +79,6 @@ impl Search<'_> {
             }
             progress.token(piece, best.tokens.len())?;
             // Where there are too few continuations the rows left over follow the first, and are not looked at.
-            let followed = next.len();
             order.resize(beam.width, order.first().copied().unwrap_or(0));
             memory.reorder(&order)?;
             live = next;
@@ -89,9 +86,8 @@ impl Search<'_> {
                 |row: usize| i64::from(live.get(row).unwrap_or(&live[0]).tokens.last().copied().unwrap_or(self.eot));
             let fed: Vec<i64> = (0..beam.width).map(fed).collect();
             let mut step = self.decoder.step(&mut memory, &fed, self.attention)?;
-            let rows = step.attention.chunks_exact((step.attention.len() / beam.width).max(1));
-            live.iter_mut().zip(rows).for_each(|(text, attention)| text.attention.push(Arc::from(attention)));
-            for (row, text) in live.iter().enumerate().take(followed) {
+            live.iter_mut().enumerate().for_each(|(row, text)| text.fed(step.attention(row)));
+            for (row, text) in live.iter().enumerate() {
                 candidates.extend(self.candidates(row, text, step.last(row)?, beam.width));
             }
         }

@@ -10,7 +10,7 @@ use crate::{
     base::{Error, Result},
     engines::asr::whisper::{
         files::ModelFiles,
-        graphs::{DecoderGraphs, Names},
+        graphs::{DecoderGraph, DecoderGraphs, Names},
     },
     runtime::{Element, Graph, Port, Tensor, Wanted},
 };
@@ -35,10 +35,11 @@ pub(super) struct Memory {
 /// What a step answers.
 pub(super) struct Step {
     logits: Tensor,
+    rows: usize,
     positions: usize,
     vocabulary: usize,
-    /// By row, then by alignment head, then by frame; empty where it was not asked for.
-    pub(super) attention: Vec<f32>,
+    /// Of the last token: by row, then by alignment head, then by frame. Empty where it was not asked for.
+    attention: Vec<f32>,
 }
 
 impl Step {
@@ -52,6 +53,12 @@ impl Step {
         let vocabulary = self.vocabulary;
         let logits = self.logits.f32_mut()?.get_mut(from..from + vocabulary);
         logits.ok_or_else(|| Error::internal("a row that the decoder did not answer"))
+    }
+
+    /// What the last token of a row paid attention to; empty where it was not asked for.
+    pub(super) fn attention(&self, row: usize) -> &[f32] {
+        let rows = self.attention.len() / self.rows.max(1);
+        &self.attention[row * rows..(row + 1) * rows]
     }
 }
 
@@ -100,7 +107,7 @@ impl Decoder {
     /// The first step: the same number of tokens for each row, one row for each of `hidden`.
     pub(super) fn start(&mut self, hidden: &[&Tensor], ids: &[i64]) -> Result<(Memory, Step)> {
         let rows = hidden.len();
-        let graph = &mut self.graphs.first;
+        let DecoderGraph { graph, names, start, .. } = &mut self.graphs.first;
         let hidden = Tensor::gather(&hidden.iter().map(|hidden| (*hidden, 0)).collect::<Vec<_>>())?;
         let nothing = |ports: &[Port]| -> Result<Vec<Arc<Tensor>>> {
             let shape = [rows, self.files.decoder_heads, 0, self.files.head_dim];
@@ -109,15 +116,12 @@ impl Decoder {
         let mut memory = Memory {
             rows,
             length: 0,
-            own: nothing(&graph.names.own_past)?,
-            cross: nothing(&graph.names.cross_past)?,
-            hidden: Arc::new(
-                hidden.into_element(graph.names.hidden.as_ref().map_or(Element::F32, |port| port.element))?,
-            ),
+            own: nothing(&names.own_past)?,
+            cross: nothing(&names.cross_past)?,
+            hidden: Arc::new(hidden.into_element(names.hidden.as_ref().map_or(Element::F32, |port| port.element))?),
         };
-        let wanted = graph.start.as_ref().unwrap_or(&graph.step);
-        let (step, cross) = run(&mut graph.graph, &graph.names, &mut memory, ids, true, wanted)?;
-        if graph.start.is_some() {
+        let (step, cross) = run(graph, names, &mut memory, ids, true, start)?;
+        if names.cross_count > 0 {
             memory.cross = cross.into_iter().map(Arc::new).collect();
         }
         if step.vocabulary != self.files.vocabulary {
@@ -130,14 +134,11 @@ impl Decoder {
 
     /// One more token a row.
     pub(super) fn step(&mut self, memory: &mut Memory, ids: &[i64], attention: bool) -> Result<Step> {
-        let graph = self.graphs.of_later_steps();
-        let with_attention = graph.step_with_attention.as_ref().filter(|_| attention);
-        let wanted = with_attention.unwrap_or(&graph.step);
-        let (mut step, layers) = run(&mut graph.graph, &graph.names, memory, ids, false, wanted)?;
-        if with_attention.is_some() {
-            step.attention = alignment_rows(layers, &graph.attentions, &self.alignment, memory.rows)?;
-        }
-        Ok(step)
+        let DecoderGraph { graph, names, attentions, step, step_with_attention, .. } = self.graphs.of_later_steps();
+        let wanted = step_with_attention.as_ref().filter(|_| attention).unwrap_or(step);
+        let (mut answer, layers) = run(graph, names, memory, ids, false, wanted)?;
+        answer.attention = alignment_rows(layers, attentions, &self.alignment, memory.rows)?;
+        Ok(answer)
     }
 }
 
@@ -175,27 +176,30 @@ fn run(
     memory.length += fed;
     match logits.shape()[..] {
         [rows, positions, vocabulary] if rows == memory.rows && positions == fed && positions > 0 => {
-            Ok((Step { logits, positions, vocabulary, attention: Vec::new() }, outputs.collect()))
+            Ok((Step { logits, rows, positions, vocabulary, attention: Vec::new() }, outputs.collect()))
         }
         _ => Err(Error::internal(format!("the decoder answered in the shape {:?}", logits.shape()))),
     }
 }
 
-/// The rows of the alignment heads out of `[rows, heads, 1, frames]` of each layer.
+/// What the last token of each row paid attention to, out of `[rows, heads, tokens, frames]` of each layer.
 fn alignment_rows(
     tensors: Vec<Tensor>,
     layers: &[usize],
     alignment: &[(usize, usize)],
     rows: usize,
 ) -> Result<Vec<f32>> {
+    if tensors.is_empty() {
+        return Ok(Vec::new());
+    }
     let wrong = || Error::internal("the decoder told its attention in another shape than expected");
     let tensors: Vec<Tensor> = tensors.into_iter().map(|it| it.into_element(Element::F32)).collect::<Result<_>>()?;
     let mut attention = Vec::new();
     for row in 0..rows {
         for (layer, head) in alignment {
             let tensor = layers.iter().zip(&tensors).find(|(it, _)| *it == layer).ok_or_else(wrong)?.1;
-            let [_, heads, 1, frames] = tensor.shape()[..] else { return Err(wrong()) };
-            let from = (row * heads + head) * frames;
+            let [_, heads, tokens, frames] = tensor.shape()[..] else { return Err(wrong()) };
+            let from = ((row * heads + head) * tokens + tokens.saturating_sub(1)) * frames;
             attention.extend_from_slice(tensor.f32()?.get(from..from + frames).ok_or_else(wrong)?);
         }
     }

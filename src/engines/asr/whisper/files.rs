@@ -42,6 +42,8 @@ pub(super) struct TokenRules {
     pub(super) max_initial_timestamp: Option<usize>,
     /// Layer and head whose cross-attention follows the speech.
     pub(super) alignment_heads: Vec<(usize, usize)>,
+    /// Frames that the times of words are smoothed over.
+    #[allow(dead_code, reason = "read by the aligner of words")]
     pub(super) median_filter: usize,
 }
 

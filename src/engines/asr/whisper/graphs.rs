@@ -109,12 +109,12 @@ pub(super) struct DecoderGraph {
     pub(super) names: Names,
     /// Layers that tell their attention to the speech.
     pub(super) attentions: Vec<usize>,
-    /// Logits and the decoder's own keys and values.
+    /// Logits, then the decoder's own keys and values, then those of the speech where the graph has them.
+    pub(super) start: Wanted,
+    /// Logits, then the decoder's own keys and values.
     pub(super) step: Wanted,
-    /// The same, and the attentions; where the graph has them.
+    /// The same, then the attention to the speech; where the graph tells it.
     pub(super) step_with_attention: Option<Wanted>,
-    /// The same, and the keys and values of the speech; where the graph has them.
-    pub(super) start: Option<Wanted>,
 }
 
 /// The inputs of a decoder graph. Keys and values are in one order everywhere: by layer, the key first.
@@ -125,8 +125,9 @@ pub(super) struct Names {
     pub(super) cache_position: Option<Port>,
     pub(super) own_past: Vec<Port>,
     pub(super) cross_past: Vec<Port>,
-    /// How many keys and values of its own the graph gives back.
+    /// How many keys and values the graph gives back: its own, and those of the speech.
     pub(super) own_count: usize,
+    pub(super) cross_count: usize,
 }
 
 /// One graph, or one for the first step and one for the later ones.
@@ -152,7 +153,7 @@ impl DecoderGraphs {
         if later.names.own_past.is_empty() || later.names.hidden.is_none() && later.names.cross_past.is_empty() {
             return Err(wrong(&spec.dir, "its decoder_with_past takes no keys and values"));
         }
-        if first.start.is_none() && !later.names.cross_past.is_empty() {
+        if first.names.cross_count == 0 && !later.names.cross_past.is_empty() {
             return Err(wrong(&spec.dir, "its first decoder does not give the keys and values that the second takes"));
         }
         Ok(DecoderGraphs { first, later: Some(later) })
@@ -217,17 +218,20 @@ impl DecoderGraph {
             attentions.clear();
             attention_names.clear();
         }
-        let step_names = || ["logits"].into_iter().chain(own.iter().map(String::as_str));
-        let step_with_attention = (!attentions.is_empty())
-            .then(|| Wanted::new(step_names().chain(attention_names.iter().map(String::as_str))))
-            .transpose()?;
-        let start = cross.map(|cross| Wanted::new(step_names().chain(cross.iter().map(String::as_str)))).transpose()?;
+        let cross = cross.unwrap_or_default();
+        let mut names: Vec<&str> = ["logits"].into_iter().chain(own.iter().map(String::as_str)).collect();
+        let step = Wanted::new(names.iter().copied())?;
+        let with_attention = names.iter().copied().chain(attention_names.iter().map(String::as_str));
+        let step_with_attention = (!attentions.is_empty()).then(|| Wanted::new(with_attention)).transpose()?;
+        names.extend(cross.iter().map(String::as_str));
+        let start = Wanted::new(names)?;
+        let (own_count, cross_count) = (own.len(), cross.len());
         Ok(DecoderGraph {
-            step: Wanted::new(step_names())?,
+            names: Names { ids, hidden, use_cache, cache_position, own_past, cross_past, own_count, cross_count },
             attentions,
-            step_with_attention,
             start,
-            names: Names { ids, hidden, use_cache, cache_position, own_past, cross_past, own_count: own.len() },
+            step,
+            step_with_attention,
             graph,
         })
     }

@@ -86,10 +86,6 @@ impl LogMel {
         }
     }
 
-    pub(super) fn shape(&self) -> MelShape {
-        self.shape
-    }
-
     /// The features of `audio` from `lead` on. What lies before `lead`, and behind the window, is looked at by the frames
     /// that reach there and has no frames of its own.
     ///

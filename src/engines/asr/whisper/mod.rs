@@ -28,7 +28,6 @@ mod parity;
 use crate::{
     base::{Error, Result},
     engines::{Cancel, Piece, PieceText, SegmentText, TranscribeAsk, TranscribeStep, Transcriber},
-    flow::Pcm,
     runtime::Runtime,
 };
 
@@ -128,11 +127,12 @@ impl Whisper {
         for rows in alike(&prompts) {
             progress.go_on()?;
             let (decoder, tokens) = (&mut self.decoder, &self.tokens);
+            let attention = ask.words && decoder.alignment_heads() > 0;
             let (memory, mut prefilled) = read_prompts(decoder, tokens, &hidden, &prompts, &rows, detected.as_ref())?;
             prefilled.iter_mut().for_each(|it| it.piece += first);
             let room = self.files.max_tokens.saturating_sub(prompts[rows[0]].len());
             let mut search = Search {
-                attention: ask.words && decoder.alignment_heads() > 0,
+                attention,
                 decoder,
                 rules: &rules,
                 eot: tokens.eot,

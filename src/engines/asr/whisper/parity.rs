@@ -13,6 +13,7 @@ mod tests {
     use super::super::*;
     use crate::{
         engines::Decode,
+        flow::Pcm,
         runtime::{candidates, find},
     };
 

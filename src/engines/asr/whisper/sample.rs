@@ -1,7 +1,5 @@
 //! One token after the other, for several rows at once: the likeliest, or one drawn at a temperature.
 
-use std::sync::Arc;
-
 use fastrand::Rng;
 
 use crate::{
@@ -53,7 +51,7 @@ fn draw(logits: &[f32], temperature: f32, random: &mut Rng) -> usize {
 }
 
 impl Search<'_> {
-    /// A text for each row. `first` are the logits behind the prompt, by row.
+    /// A text for each row. `first` are the logits behind the prompts.
     pub(super) fn sample(
         &mut self,
         mut memory: Memory,
@@ -90,13 +88,12 @@ impl Search<'_> {
             let fed: Vec<i64> =
                 live.iter().map(|index| i64::from(texts[*index].tokens.last().copied().unwrap_or(self.eot))).collect();
             let step = self.decoder.step(&mut memory, &fed, self.attention)?;
-            for (attention, index) in step.attention.chunks_exact((step.attention.len() / live.len()).max(1)).zip(&live)
-            {
+            for (at, index) in live.iter().enumerate() {
                 if !self.has_ended(&texts[*index]) {
-                    texts[*index].attention.push(Arc::from(attention));
+                    texts[*index].fed(step.attention(at));
                 }
             }
-            logits = Logits::Of(step);
+            logits = Logits::Next(step);
         }
     }
 
@@ -105,17 +102,17 @@ impl Search<'_> {
     }
 }
 
-/// Behind the prompt, later behind the last token.
+/// Behind the prompts, later behind the last tokens.
 enum Logits {
     First(Vec<Vec<f32>>),
-    Of(Step),
+    Next(Step),
 }
 
 impl Logits {
     fn row(&mut self, row: usize) -> Result<&mut [f32]> {
         match self {
             Logits::First(rows) => Ok(&mut rows[row]),
-            Logits::Of(step) => step.last(row),
+            Logits::Next(step) => step.last(row),
         }
     }
 }

@@ -16,8 +16,8 @@ pub(super) struct Hypothesis {
     /// Without the prompt; with the end token where the model gave it.
     pub(super) tokens: Vec<u32>,
     pub(super) logprobs: Vec<f32>,
-    /// What each token paid attention to, by head, then by frame; for all but the last, which was never fed. Shared by
-    /// the hypotheses that begin alike.
+    /// What each token paid attention to when it was fed, by head, then by frame: all but the last. None where it was not
+    /// asked for; shared by the hypotheses that begin alike.
     pub(super) attention: Vec<Arc<[f32]>>,
 }
 
@@ -25,6 +25,13 @@ impl Hypothesis {
     pub(super) fn push(&mut self, token: u32, logprob: f32) {
         self.tokens.push(token);
         self.logprobs.push(logprob);
+    }
+
+    /// The last token was fed.
+    pub(super) fn fed(&mut self, attention: &[f32]) {
+        if !attention.is_empty() {
+            self.attention.push(Arc::from(attention));
+        }
     }
 
     pub(super) fn sum(&self) -> f32 {

@@ -93,10 +93,6 @@ impl Tokens {
         })
     }
 
-    pub(super) fn is_timestamp(&self, id: u32) -> bool {
-        id >= self.timestamp_begin
-    }
-
     /// The text of tokens; what is no text among them is left out.
     pub(super) fn text(&self, ids: &[u32]) -> Result<String> {
         let is_text = |id: &u32| !self.special.get(*id as usize).copied().unwrap_or(true);
