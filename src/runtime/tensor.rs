@@ -1,22 +1,16 @@
-//! Tensors that stay with ONNX Runtime: what one run answers is handed to the next without a copy.
-//!
-//! A graph's memory between steps (the keys and values of attention) is moved through here. Element types are read
-//! from the graph, never assumed.
+//! What a tensor is before there is data: its type, its shape, and perhaps the one value that it holds. Written in
+//! the catalogue as `"f32 1x80x3000"`, `"i64 1x4 = 50258"` or `"i64 = 16000"` (a scalar); `?` is an open axis.
 
-use half::f16;
-use ort::{
-    memory::Allocator,
-    session::{HasSelectedOutputs, OutputSelector, RunOptions, SessionInputValue},
-    value::{DynTensor, DynValue, Outlet, PrimitiveTensorElementType, TensorElementType, ValueType},
-};
+use std::{collections::BTreeMap, fmt, str::FromStr};
 
-use crate::{
-    base::{Error, Result},
-    runtime::Graph,
-};
+use serde::{Deserialize, Serialize};
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Element {
+/// More axes than any model has, and more elements than a check needs.
+const MAX_AXES: usize = 8;
+const MAX_ELEMENTS: usize = 1 << 28;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ElementType {
     F32,
     F16,
     I64,
@@ -24,218 +18,112 @@ pub enum Element {
     Bool,
 }
 
-/// An input or output of a graph, as the file describes it. A dimension is None where it changes from run to run.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Port {
-    pub name: String,
-    pub element: Element,
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct TensorSpec {
+    pub element: ElementType,
+    /// None is an axis whose length only a run knows.
     pub shape: Vec<Option<usize>>,
+    /// Every element; else a check makes them up.
+    pub value: Option<f64>,
 }
 
-/// Owned by whoever holds it; its memory is ONNX Runtime's.
-pub struct Tensor(DynValue);
+/// What goes into a graph and what comes out, by name.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Signature {
+    pub inputs: BTreeMap<String, TensorSpec>,
+    pub outputs: BTreeMap<String, TensorSpec>,
+}
 
-/// Which outputs a run is to give back, in this order. Made once and kept.
-pub struct Wanted(RunOptions<HasSelectedOutputs>);
+const NAMES: [(&str, ElementType); 5] = [
+    ("f32", ElementType::F32),
+    ("f16", ElementType::F16),
+    ("i64", ElementType::I64),
+    ("i32", ElementType::I32),
+    ("bool", ElementType::Bool),
+];
 
-impl Wanted {
-    pub fn new<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<Wanted> {
-        let options = RunOptions::new().map_err(failed)?;
-        let selector = names.into_iter().fold(OutputSelector::no_default(), |selector, name| selector.with(name));
-        Ok(Wanted(options.with_outputs(selector)))
+impl TensorSpec {
+    /// The shape, where no axis is open.
+    pub fn fixed_shape(&self) -> Option<Vec<usize>> {
+        self.shape.iter().copied().collect()
     }
 }
 
-impl Graph {
-    pub fn input_ports(&self) -> Result<Vec<Port>> {
-        self.session.inputs().iter().map(|outlet| self.port(outlet)).collect()
-    }
+impl FromStr for TensorSpec {
+    type Err = String;
 
-    pub fn output_ports(&self) -> Result<Vec<Port>> {
-        self.session.outputs().iter().map(|outlet| self.port(outlet)).collect()
-    }
-
-    pub fn run_tensors(&mut self, inputs: Vec<(&str, &Tensor)>, wanted: &Wanted) -> Result<Vec<Tensor>> {
-        let inputs: Vec<(&str, SessionInputValue<'_>)> =
-            inputs.into_iter().map(|(name, tensor)| (name, SessionInputValue::from(&tensor.0))).collect();
-        let name = &self.name;
-        let outputs = self
-            .session
-            .run_with_options(inputs, &wanted.0)
-            .map_err(|error| Error::internal(format!("the model {name} failed")).cause(error))?;
-        Ok(outputs.into_iter().map(|(_, value)| Tensor(value)).collect())
-    }
-
-    fn port(&self, outlet: &Outlet) -> Result<Port> {
-        let unknown = || {
-            Error::unavailable(format!(
-                "the model {} has {} of a kind that is not known here",
-                self.name,
-                outlet.name()
-            ))
-            .hint("fetch an export in the Hugging Face ONNX layout")
+    fn from_str(text: &str) -> Result<TensorSpec, String> {
+        let wrong = || format!("`{text}` is no tensor: write \"f32 1x80x3000\", \"i64 1x4 = 7\" or \"i64 = 7\"");
+        let (kind, value) = match text.split_once('=') {
+            Some((kind, value)) => (kind, Some(value.trim().parse::<f64>().map_err(|_| wrong())?)),
+            None => (text, None),
         };
-        let ValueType::Tensor { ty, shape, .. } = outlet.dtype() else { return Err(unknown()) };
-        let element = Element::of(*ty).ok_or_else(unknown)?;
-        let shape = shape.iter().map(|size| usize::try_from(*size).ok()).collect();
-        Ok(Port { name: outlet.name().to_owned(), element, shape })
+        let mut words = kind.split_whitespace();
+        let name = words.next().ok_or_else(wrong)?;
+        let (_, element) = NAMES.into_iter().find(|(known, _)| *known == name).ok_or_else(wrong)?;
+        let axis = |axis: &str| if axis == "?" { Some(None) } else { axis.parse().ok().filter(|it| *it > 0).map(Some) };
+        let shape: Vec<Option<usize>> = match words.next() {
+            Some(shape) => shape.split('x').map(axis).collect::<Option<_>>().ok_or_else(wrong)?,
+            None => Vec::new(),
+        };
+        let elements = shape.iter().flatten().try_fold(1_usize, |product, axis| product.checked_mul(*axis));
+        if words.next().is_some() || shape.len() > MAX_AXES || elements.is_none_or(|it| it > MAX_ELEMENTS) {
+            return Err(wrong());
+        }
+        Ok(TensorSpec { element, shape, value })
     }
 }
 
-impl Element {
-    fn of(element: TensorElementType) -> Option<Element> {
-        Some(match element {
-            TensorElementType::Float32 => Element::F32,
-            TensorElementType::Float16 => Element::F16,
-            TensorElementType::Int64 => Element::I64,
-            TensorElementType::Int32 => Element::I32,
-            TensorElementType::Bool => Element::Bool,
-            _ => return None,
-        })
-    }
-
-    fn tensor_type(self) -> TensorElementType {
-        match self {
-            Element::F32 => TensorElementType::Float32,
-            Element::F16 => TensorElementType::Float16,
-            Element::I64 => TensorElementType::Int64,
-            Element::I32 => TensorElementType::Int32,
-            Element::Bool => TensorElementType::Bool,
+impl fmt::Display for TensorSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = NAMES.into_iter().find(|(_, element)| *element == self.element).map_or("", |(name, _)| name);
+        f.write_str(name)?;
+        for (i, axis) in self.shape.iter().enumerate() {
+            f.write_str(if i == 0 { " " } else { "x" })?;
+            match axis {
+                Some(length) => write!(f, "{length}")?,
+                None => f.write_str("?")?,
+            }
         }
+        self.value.map_or(Ok(()), |value| write!(f, " = {value}"))
     }
 }
 
-impl Tensor {
-    /// All zero; a dimension may be 0.
-    pub fn zeros(element: Element, shape: &[usize]) -> Result<Tensor> {
-        let tensor = DynTensor::new(&Allocator::default(), element.tensor_type(), shape).map_err(failed)?;
-        Ok(Tensor(tensor.into_dyn()))
-    }
+impl TryFrom<String> for TensorSpec {
+    type Error = String;
 
-    /// Numbers for an input that wants `element`.
-    pub fn floats(element: Element, shape: &[usize], data: &[f32]) -> Result<Tensor> {
-        let mut tensor = Tensor::zeros(element, shape)?;
-        match element {
-            Element::F32 => fill(tensor.data_mut::<f32>()?, data, |it| it)?,
-            Element::F16 => fill(tensor.data_mut::<f16>()?, data, f16::from_f32)?,
-            _ => return Err(Error::internal("an input of whole numbers was given others")),
-        }
-        Ok(tensor)
-    }
-
-    pub fn integers(element: Element, shape: &[usize], data: &[i64]) -> Result<Tensor> {
-        let mut tensor = Tensor::zeros(element, shape)?;
-        match element {
-            Element::I64 => fill(tensor.data_mut::<i64>()?, data, |it| it)?,
-            // Token ids and positions are far below 2^31.
-            Element::I32 => fill(tensor.data_mut::<i32>()?, data, |it| it as i32)?,
-            _ => return Err(Error::internal("an input of other numbers was given whole ones")),
-        }
-        Ok(tensor)
-    }
-
-    pub fn bools(shape: &[usize], data: &[bool]) -> Result<Tensor> {
-        let mut tensor = Tensor::zeros(Element::Bool, shape)?;
-        fill(tensor.data_mut::<bool>()?, data, |it| it)?;
-        Ok(tensor)
-    }
-
-    pub fn element(&self) -> Result<Element> {
-        let ValueType::Tensor { ty, .. } = self.0.dtype() else { return Err(Error::internal("no tensor")) };
-        Element::of(*ty).ok_or_else(|| Error::internal(format!("a tensor of {ty} is not known here")))
-    }
-
-    pub fn shape(&self) -> Vec<usize> {
-        match self.0.dtype() {
-            ValueType::Tensor { shape, .. } => shape.iter().map(|size| usize::try_from(*size).unwrap_or(0)).collect(),
-            _ => Vec::new(),
-        }
-    }
-
-    /// The numbers in row order, where the tensor is of f32.
-    pub fn f32(&self) -> Result<&[f32]> {
-        self.data::<f32>()
-    }
-
-    /// To be changed in place, where the tensor is of f32.
-    pub fn f32_mut(&mut self) -> Result<&mut [f32]> {
-        self.data_mut::<f32>()
-    }
-
-    /// The same numbers as f32, without a copy where they are.
-    pub fn into_f32(self) -> Result<Tensor> {
-        self.into_element(Element::F32)
-    }
-
-    /// For an input that wants another precision than the output that it comes from.
-    pub fn into_element(self, element: Element) -> Result<Tensor> {
-        let from = self.element()?;
-        if from == element {
-            return Ok(self);
-        }
-        let mut tensor = Tensor::zeros(element, &self.shape())?;
-        match (from, element) {
-            (Element::F16, Element::F32) => fill(tensor.data_mut::<f32>()?, self.data::<f16>()?, f16::to_f32)?,
-            (Element::F32, Element::F16) => fill(tensor.data_mut::<f16>()?, self.data::<f32>()?, f16::from_f32)?,
-            _ => return Err(Error::internal(format!("{from:?} cannot become {element:?}"))),
-        }
-        Ok(tensor)
-    }
-
-    /// Rows of the first axis, in another order; a row may be taken more than once, or left out.
-    pub fn rows(&self, order: &[usize]) -> Result<Tensor> {
-        Tensor::gather(&order.iter().map(|row| (self, *row)).collect::<Vec<_>>())
-    }
-
-    /// One tensor of rows of several, which are alike but for their first axis.
-    pub fn gather(rows: &[(&Tensor, usize)]) -> Result<Tensor> {
-        let Some((first, _)) = rows.first() else { return Err(Error::internal("no rows to gather")) };
-        let mut shape = first.shape();
-        let row_len: usize = shape.iter().skip(1).product();
-        if let Some(rows_of) = shape.first_mut() {
-            *rows_of = rows.len();
-        }
-        let mut tensor = Tensor::zeros(first.element()?, &shape)?;
-        match first.element()? {
-            Element::F32 => copy_rows::<f32>(rows, row_len, tensor.data_mut()?)?,
-            Element::F16 => copy_rows::<f16>(rows, row_len, tensor.data_mut()?)?,
-            other => return Err(Error::internal(format!("rows of {other:?} are not gathered"))),
-        }
-        Ok(tensor)
-    }
-
-    fn data<T: PrimitiveTensorElementType>(&self) -> Result<&[T]> {
-        Ok(self.0.try_extract_tensor::<T>().map_err(failed)?.1)
-    }
-
-    fn data_mut<T: PrimitiveTensorElementType>(&mut self) -> Result<&mut [T]> {
-        Ok(self.0.try_extract_tensor_mut::<T>().map_err(failed)?.1)
+    fn try_from(text: String) -> Result<TensorSpec, String> {
+        text.parse()
     }
 }
 
-fn copy_rows<T: PrimitiveTensorElementType + Copy>(
-    rows: &[(&Tensor, usize)],
-    row_len: usize,
-    to: &mut [T],
-) -> Result<()> {
-    if row_len == 0 {
-        return Ok(());
+impl From<TensorSpec> for String {
+    fn from(spec: TensorSpec) -> String {
+        spec.to_string()
     }
-    for ((tensor, row), to) in rows.iter().zip(to.chunks_exact_mut(row_len)) {
-        let from = tensor.data::<T>()?.get(row * row_len..(row + 1) * row_len);
-        to.copy_from_slice(from.ok_or_else(|| Error::internal("a row that a tensor does not have"))?);
-    }
-    Ok(())
 }
 
-fn fill<From: Copy, To>(to: &mut [To], from: &[From], cast: impl Fn(From) -> To) -> Result<()> {
-    if to.len() != from.len() {
-        return Err(Error::internal(format!("{} values for a tensor of {}", from.len(), to.len())));
-    }
-    to.iter_mut().zip(from).for_each(|(to, from)| *to = cast(*from));
-    Ok(())
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn failed(error: ort::Error) -> Error {
-    Error::internal("ONNX Runtime refuses a tensor").cause(error)
+    #[test]
+    fn tensors_read_and_print_as_the_catalogue_writes_them() {
+        for text in ["f32 1x80x3000", "f16 ?x4", "i64 1x4 = 50258", "i64 = 16000", "bool 1 = 1", "f32 2 = 0.5", "i32"] {
+            assert_eq!(text.parse::<TensorSpec>().unwrap().to_string(), text);
+        }
+        let spec: TensorSpec = "f32 1x?".parse().unwrap();
+        assert_eq!((spec.shape.clone(), spec.fixed_shape()), (vec![Some(1), None], None));
+    }
+
+    #[test]
+    fn nonsense_says_what_is_expected() {
+        let huge = "f32 99999999999x99999999999";
+        for text in ["", "f64 1", "f32 1x0", "f32 1xx2", "f32 1 2", "f32 -1", "i64 = x", huge, "f32 1x1x1x1x1x1x1x1x1"]
+        {
+            assert!(text.parse::<TensorSpec>().unwrap_err().contains("f32 1x80x3000"), "{text}");
+        }
+    }
 }

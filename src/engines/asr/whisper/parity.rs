@@ -331,4 +331,186 @@ mod tests {
             assert_segments(&segments, &expected[mode]["segments"], mode);
         }
     }
+
+    struct Clip {
+        name: String,
+        language: String,
+        audio: Pcm,
+        want: Value,
+    }
+
+    /// The short clips of the trained model, in the languages that they were decoded in.
+    fn clips(dir: &Path) -> Vec<Clip> {
+        let golden = json(&dir.join("clips/golden.json"));
+        let golden = golden.as_object().unwrap().iter().filter(|(_, want)| want["tokens_notimestamps"].is_array());
+        let languages = [(50_259, "en"), (50_262, "es")];
+        golden
+            .map(|(name, want)| {
+                let token = ids(&want["tokens_notimestamps"])[1];
+                let language = languages.iter().find(|(id, _)| *id == token).unwrap().1.to_owned();
+                let audio = wav(&dir.join("clips").join(name)).into();
+                Clip { name: name.clone(), language, audio, want: want.clone() }
+            })
+            .collect()
+    }
+
+    fn texts(whisper: &mut Whisper, clips: &[&Clip], decode: Decode) -> Vec<PieceText> {
+        let pieces = clips.iter().map(|clip| Piece::from(clip.audio.clone())).collect();
+        let ask = TranscribeAsk { pieces, decode, ..TranscribeAsk::of(Vec::new().into(), &clips[0].language) };
+        whisper.transcribe(&ask, &mut |_| (), &Cancel::default()).unwrap()
+    }
+
+    #[test]
+    fn a_trained_model_says_the_same_alone_and_in_a_batch_and_what_the_reference_says() {
+        let Some(dir) = assets().map(|assets| assets.join("real/micro-whisper")) else { return };
+        let Some(mut whisper) = open(&dir, |spec| spec.batch = 5) else { return };
+        let clips = clips(&dir);
+        for language in ["en", "es"] {
+            let clips: Vec<&Clip> = clips.iter().filter(|clip| clip.language == language).collect();
+            for (timestamps, want) in [(true, "tokens_timestamps"), (false, "tokens_notimestamps")] {
+                for (clip, text) in clips.iter().zip(texts(&mut whisper, &clips, plain(timestamps))) {
+                    assert_eq!([text.prompt_tokens, text.tokens].concat(), ids(&clip.want[want]), "{}", clip.name);
+                }
+            }
+            let several = *clips.iter().find(|clip| clip.name.contains("multi_00")).unwrap();
+            let alone = texts(&mut whisper, &[several], plain(true)).remove(0);
+            let times: Vec<_> = alone.segments.iter().map(|it| [it.start, it.end]).collect();
+            let want: Vec<[f64; 2]> = serde_json::from_value(several.want["segments"].clone()).unwrap();
+            let near = |(got, want): (&f64, &f64)| (got - want).abs() < 1e-3;
+            assert!(times.as_flattened().iter().zip(want.as_flattened()).all(near), "{times:?} {want:?}");
+        }
+    }
+
+    #[test]
+    fn a_quantised_model_says_the_same_words() {
+        let Some(dir) = assets().map(|assets| assets.join("real/micro-whisper")) else { return };
+        let quantised = |spec: &mut WhisperSpec| {
+            spec.encoder.suffix = "_quantized".to_owned();
+            spec.decoder.suffix = "_quantized".to_owned();
+        };
+        let Some(mut whisper) = open(&dir, quantised) else { return };
+        let clips = clips(&dir);
+        let short: Vec<&Clip> = clips.iter().filter(|clip| clip.name.starts_with("es_short")).collect();
+        for (clip, text) in short.iter().zip(texts(&mut whisper, &short, Decode::default())) {
+            let said: String = text.segments.iter().map(|segment| segment.text.as_str()).collect();
+            assert_eq!(said, clip.want["text"].as_str().unwrap(), "{}", clip.name);
+        }
+    }
+
+    #[test]
+    fn silence_and_noise_are_no_text_and_the_same_seed_draws_the_same_text() {
+        let Some(dir) = assets().map(|assets| assets.join("real/micro-whisper")) else { return };
+        let Some(mut whisper) = open(&dir, |_| ()) else { return };
+        let clips = clips(&dir);
+        let clip = |name: &str| clips.iter().find(|clip| clip.name == name).unwrap();
+        for text in texts(&mut whisper, &[clip("silence.wav"), clip("noise.wav")], Decode::default()) {
+            assert!(text.segments.iter().all(|segment| segment.text.trim().is_empty()), "{:?}", text.segments);
+            assert!(text.no_speech_probability > 0.9);
+        }
+        let drawn = Decode { temperatures: vec![0.8], best_of: 2, ..plain(true) };
+        let mut say = |seed: u64| {
+            let decode = Decode { seed, max_new_tokens: Some(12), ..drawn.clone() };
+            texts(&mut whisper, &[clip("es_short_00.wav")], decode).remove(0).tokens
+        };
+        assert_eq!(say(1), say(1));
+    }
+
+    #[test]
+    fn attention_is_told_where_the_export_has_it() {
+        let Some(assets) = assets() else { return };
+        let dir = assets.join("golden/whisper-tiny-random");
+        let timestamped = |spec: &mut WhisperSpec| spec.decoder.folder = "onnx_timestamped".to_owned();
+        let Some(mut with) = open(&dir, timestamped) else { return };
+        let Some(mut without) = open(&dir, |_| ()) else { return };
+        let mut ask = TranscribeAsk::of(wav(&assets.join("golden/audio/speech_es.wav")).into(), "es");
+        (ask.words, ask.decode) = (true, plain(true));
+        let text =
+            |whisper: &mut Whisper| whisper.transcribe(&ask, &mut |_| (), &Cancel::default()).unwrap().remove(0);
+        let (with_words, without_words) = (text(&mut with), text(&mut without));
+        assert!(!with_words.without_words && without_words.without_words);
+        assert_eq!(with_words.tokens, without_words.tokens);
+    }
+
+    #[test]
+    fn nobody_waiting_any_more_ends_the_work_at_the_next_token() {
+        let Some(mut golden) = golden() else { return };
+        let (cancel, mut steps) = (Cancel::default(), 0);
+        let ask = golden.ask("noise", "es", plain(false));
+        let mut step = |step: TranscribeStep| {
+            steps += 1;
+            assert_eq!((step.piece, step.tokens), (0, steps));
+            if steps == 3 {
+                cancel.cancel();
+            }
+        };
+        let error = golden.whisper.transcribe(&ask, &mut step, &cancel).unwrap_err();
+        assert_eq!((error.kind(), steps), (crate::base::Kind::Cancelled, 3));
+    }
+
+    #[test]
+    fn asks_without_sense_are_refused() {
+        let Some(mut golden) = golden() else { return };
+        let second = vec![0.0; 16_000];
+        let cases: [(Vec<f32>, &str, fn(&mut TranscribeAsk)); 4] = [
+            (vec![0.0; 31 * 16_000], "es", |_| ()),
+            (vec![f32::NAN; 16_000], "es", |_| ()),
+            (second.clone(), "xx", |_| ()),
+            (second, "es", |ask| ask.pieces[0].lead = 17_000),
+        ];
+        for (audio, language, change) in cases {
+            let mut ask = TranscribeAsk::of(audio.into(), language);
+            change(&mut ask);
+            let error = golden.whisper.transcribe(&ask, &mut |_| (), &Cancel::default()).unwrap_err();
+            assert_eq!(error.kind(), crate::base::Kind::Invalid, "{}", error.full());
+        }
+    }
+
+    #[test]
+    fn files_that_are_cut_off_or_of_another_model_are_errors() {
+        let (Some(assets), Some(library)) = (assets(), library()) else { return };
+        let dir = assets.join("golden/whisper-tiny-random");
+        let copy = |change: &dyn Fn(&Path)| {
+            let temp = tempfile::tempdir().unwrap();
+            fs::create_dir(temp.path().join("onnx")).unwrap();
+            let names = ["config.json", "generation_config.json", "preprocessor_config.json", "tokenizer.json"];
+            let graphs = ["onnx/encoder_model.onnx", "onnx/decoder_model_merged.onnx"];
+            for name in names.iter().chain(&graphs) {
+                fs::write(temp.path().join(name), fs::read(dir.join(name)).unwrap()).unwrap();
+            }
+            change(temp.path());
+            let opened = Whisper::open(&WhisperSpec::of(temp.path(), &library, 1));
+            let Err(error) = opened else { panic!("opened a broken model") };
+            error.full()
+        };
+        let cut = |name: &'static str| {
+            move |dir: &Path| {
+                let bytes = fs::read(dir.join(name)).unwrap();
+                fs::write(dir.join(name), &bytes[..bytes.len() / 2]).unwrap();
+            }
+        };
+        let config = |from: &'static str, to: &'static str| {
+            move |dir: &Path| {
+                let text = fs::read_to_string(dir.join("config.json")).unwrap();
+                fs::write(dir.join("config.json"), text.replace(from, to)).unwrap();
+            }
+        };
+        for name in ["config.json", "tokenizer.json", "onnx/encoder_model.onnx", "onnx/decoder_model_merged.onnx"] {
+            let error = copy(&cut(name));
+            assert!(error.contains(name.trim_start_matches("onnx/")), "{name}: {error}");
+        }
+        let vocabulary = copy(&config("\"vocab_size\": 51865", "\"vocab_size\": 51000"));
+        assert!(vocabulary.contains("51000"), "{vocabulary}");
+        let vocabulary = copy(&config("\"vocab_size\": 51865", "\"vocab_size\": 60000"));
+        assert!(vocabulary.contains("60000"), "{vocabulary}");
+        let layers = copy(&config("\"decoder_layers\": 2", "\"decoder_layers\": 3"));
+        assert!(layers.contains("keys and values"), "{layers}");
+        let heads = copy(&config("\"decoder_attention_heads\": 4", "\"decoder_attention_heads\": 8"));
+        assert!(heads.contains("past_key_values"), "{heads}");
+        let swapped = copy(&|dir: &Path| {
+            fs::copy(dir.join("onnx/encoder_model.onnx"), dir.join("onnx/decoder_model_merged.onnx"))
+                .map(drop)
+                .unwrap();
+        });
+        assert!(swapped.contains("decoder"), "{swapped}");
+    }
 }
