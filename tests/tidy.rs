@@ -46,6 +46,8 @@ const CRATES: &[(&str, &[&str])] = &[
     ("ureq", &["models/hub.rs", "engines/remote"]),
     ("tar", &["models/archive.rs"]),
     ("postcard", &["engines/host"]),
+    ("tokenizers", &["engines"]),
+    ("realfft", &["engines"]),
     ("clap", &["cli", "main.rs"]),
     ("indicatif", &["cli"]),
     ("anyhow", &["cli", "main.rs"]),

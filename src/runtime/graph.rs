@@ -18,11 +18,16 @@ use crate::{
 pub struct GraphOptions {
     pub threads: usize,
     pub provider: ProviderOptions,
+    /// Threads wait actively while a run lasts. For graphs that run many small steps in a row; a graph that runs a few
+    /// times a second would burn a core for nothing.
+    pub spinning: bool,
+    /// Shapes stay the same from run to run, so that a plan of the memory is worth keeping.
+    pub same_shapes: bool,
 }
 
 impl GraphOptions {
     pub fn cpu(threads: usize) -> GraphOptions {
-        GraphOptions { threads, provider: ProviderOptions::Cpu }
+        GraphOptions { threads, provider: ProviderOptions::Cpu, spinning: false, same_shapes: true }
     }
 }
 

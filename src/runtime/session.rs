@@ -17,14 +17,14 @@ pub(super) fn open_session(runtime: &Runtime, path: &Path, options: &GraphOption
         return Err(Error::unavailable(format!("the model {} cannot be opened: no such file", path.display()))
             .hint("`vigia models pull` fetches what is missing"));
     }
-    let builder = prepared(runtime, options.threads)
+    let builder = prepared(runtime, options)
         .map_err(|text| Error::unavailable("ONNX Runtime cannot open sessions").cause(text))?;
     let mut builder = provider::register(runtime, builder, &options.provider)?;
     builder.commit_from_file(path).map_err(|error| provider::open_error(path, &error.to_string()))
 }
 
 /// ort's builder errors carry the builder itself and cannot leave this thread: their text is what we keep.
-fn prepared(runtime: &Runtime, threads: usize) -> Result<SessionBuilder, String> {
+fn prepared(runtime: &Runtime, options: &GraphOptions) -> Result<SessionBuilder, String> {
     macro_rules! text {
         ($step:expr) => {
             $step.map_err(|error| error.to_string())?
@@ -32,8 +32,10 @@ fn prepared(runtime: &Runtime, threads: usize) -> Result<SessionBuilder, String>
     }
     let builder = text!(Session::builder(runtime.environment()));
     let builder = text!(builder.with_optimization_level(GraphOptimizationLevel::All));
-    let builder = text!(builder.with_intra_threads(threads));
+    let builder = text!(builder.with_intra_threads(options.threads));
     let builder = text!(builder.with_inter_threads(1));
-    // A spinning pool would burn a core while nobody speaks.
-    Ok(text!(builder.with_intra_op_spinning(false)))
+    let builder = text!(builder.with_memory_pattern(options.same_shapes));
+    let builder = text!(builder.with_intra_op_spinning(options.spinning));
+    // Between two runs nobody spins: a pool would burn a core while nobody speaks.
+    Ok(text!(builder.with_config_entry("session.force_spinning_stop", "1")))
 }

@@ -138,7 +138,8 @@ mod tests {
         for provider in Provider::ALL.into_iter().filter(|it| !runtime.providers().contains(it)) {
             let provider = ProviderOptions::new(provider, &settings.providers, None);
             let name = provider.provider().name();
-            let error = trial(&runtime, &graph, &GraphOptions { threads: 1, provider }, &inputs, 7).unwrap_err();
+            let error =
+                trial(&runtime, &graph, &GraphOptions { provider, ..GraphOptions::cpu(1) }, &inputs, 7).unwrap_err();
             assert_eq!(error.kind(), Kind::Unsupported);
             assert!(error.message().contains(name) && error.hint_text().is_some(), "{}", error.full());
         }

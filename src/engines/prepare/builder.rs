@@ -33,7 +33,7 @@ pub struct OnnxBuilder {
 impl OnnxBuilder {
     fn on(&self, provider: &ProviderOptions, cancel: &Cancel, progress: &mut dyn FnMut(f32)) -> Result<GraphAnswers> {
         let runtime = Runtime::open(&self.library)?;
-        let options = GraphOptions { threads: self.threads, provider: provider.clone() };
+        let options = GraphOptions { provider: provider.clone(), ..GraphOptions::cpu(self.threads) };
         let mut answers = GraphAnswers::new();
         for (done, (role, inputs)) in self.check.graphs.iter().enumerate() {
             if cancel.is_cancelled() {

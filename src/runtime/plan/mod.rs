@@ -72,7 +72,7 @@ mod tests {
         std::fs::write(&plan, header::of(10, 13, 2)).unwrap();
         let open = |provider| {
             let provider = ProviderOptions::new(provider, &settings.providers, None);
-            let options = GraphOptions { threads: 1, provider };
+            let options = GraphOptions { provider, ..GraphOptions::cpu(1) };
             open_plan(&runtime, &plan, &Signature::default(), &options, dir.path()).err().unwrap()
         };
         let error = open(Provider::Cpu);

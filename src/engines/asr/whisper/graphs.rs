@@ -12,11 +12,11 @@ use serde::{Deserialize, Serialize};
 use crate::{
     base::{Error, Result},
     engines::asr::whisper::files::{ModelFiles, wrong},
-    runtime::{Graph, GraphOptions, Port, Runtime, Tensor, Wanted},
+    runtime::{Graph, GraphOptions, Port, ProviderOptions, Runtime, Tensor, Wanted},
 };
 
 /// Which model to open, and how. Plain data: it crosses to the process of the engine.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct WhisperSpec {
     /// With config.json, tokenizer.json and the graphs.
     pub dir: PathBuf,
@@ -24,6 +24,7 @@ pub struct WhisperSpec {
     pub library: PathBuf,
     pub encoder: GraphFile,
     pub decoder: GraphFile,
+    pub provider: ProviderOptions,
     pub threads: usize,
     /// Pieces decoded together.
     pub batch: usize,
@@ -51,6 +52,7 @@ impl WhisperSpec {
             library: library.to_owned(),
             encoder: GraphFile::default(),
             decoder: GraphFile::default(),
+            provider: ProviderOptions::Cpu,
             threads,
             batch: 8,
         }
@@ -60,8 +62,14 @@ impl WhisperSpec {
         self.dir.join(&file.folder).join(format!("{name}{}.onnx", file.suffix))
     }
 
-    fn open(&self, runtime: &Runtime, path: &Path) -> Result<Graph> {
-        Graph::open(runtime, path, GraphOptions { threads: self.threads })
+    fn open(&self, runtime: &Runtime, path: &Path, same_shapes: bool) -> Result<Graph> {
+        let options = GraphOptions {
+            threads: self.threads,
+            provider: self.provider.clone(),
+            spinning: self.threads > 1,
+            same_shapes,
+        };
+        Graph::open(runtime, path, &options)
     }
 }
 
@@ -75,7 +83,7 @@ pub(super) struct Encoder {
 impl Encoder {
     pub(super) fn open(spec: &WhisperSpec, runtime: &Runtime, files: &ModelFiles) -> Result<Encoder> {
         let path = spec.path(&spec.encoder, "encoder_model");
-        let graph = spec.open(runtime, &path)?;
+        let graph = spec.open(runtime, &path, true)?;
         let inputs = graph.input_ports()?;
         let outputs = graph.output_ports()?;
         let [input] = &inputs[..] else {
@@ -138,7 +146,7 @@ pub(super) struct DecoderGraphs {
 
 impl DecoderGraphs {
     pub(super) fn open(spec: &WhisperSpec, runtime: &Runtime, files: &ModelFiles) -> Result<DecoderGraphs> {
-        let open = |path: &Path| DecoderGraph::open(spec.open(runtime, path)?, &spec.dir, files);
+        let open = |path: &Path| DecoderGraph::open(spec.open(runtime, path, false)?, &spec.dir, files);
         let merged = spec.path(&spec.decoder, "decoder_model_merged");
         let (split, with_past) =
             (spec.path(&spec.decoder, "decoder_model"), spec.path(&spec.decoder, "decoder_with_past_model"));
