@@ -25,7 +25,7 @@ pub struct Meter {
 }
 
 enum Source {
-    Card(CardMemory),
+    Card(Box<CardMemory>),
     /// A card of a captured machine.
     Captured,
     /// What its GPU takes is in no process's account.
@@ -45,7 +45,7 @@ impl Meter {
     pub fn open(root: &Path, facts: &Facts) -> Result<Meter> {
         let source = match facts.memory_kind {
             MemoryKind::Dedicated if root == Path::new("/") => {
-                Source::Card(CardMemory::open().map_err(Error::unavailable)?)
+                Source::Card(Box::new(CardMemory::open().map_err(Error::unavailable)?))
             }
             MemoryKind::Dedicated => Source::Captured,
             MemoryKind::Unified => Source::Shared,

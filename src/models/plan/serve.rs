@@ -29,6 +29,11 @@ impl Plan {
         self.models.retain(|key, model| !matches!(model.state, State::Clearing(_)) || wanted.contains(key));
 
         let mut room = self.room();
+        if room.shortage(0) > 0 {
+            // A second try that waits for others to leave holds no memory yet: whoever wants it starts anew.
+            self.models.retain(|_, model| !matches!(model.state, State::Clearing(_)));
+            room = self.room();
+        }
         self.shed_excess(&wanted, &mut room);
         for mut waiter in std::mem::take(&mut self.line) {
             if !self.serve(at, &mut waiter, &wanted, &mut room) {
@@ -75,16 +80,23 @@ impl Plan {
                     false if model.yields_to(|held| held.yields) => Ease::Yields,
                     false => Ease::InUse,
                 };
-                let is_new = !self.draining.contains(key);
-                let order = (is_new, model.resident.is_some(), value(model, is_wanted));
+                let order = (model.resident.is_some(), value(model, is_wanted));
                 Candidate { key: key.clone(), bytes: model.bytes, ease, order }
             })
             .collect();
         let mut leaving = Leaving::new();
         let mut shortage = room.shortage(0);
-        // What can leave at once does, even where what drains would be enough later on.
-        for ease in [Ease::Idle, Ease::Yields, Ease::Wanted, Ease::InUse] {
-            let those = candidates.extract_if(.., |candidate| candidate.ease == ease).collect();
+        // What can leave at once does, even where what drains would be enough later on. What drains already goes on, so
+        // that a new lease elsewhere does not let it off.
+        let turn = |candidate: &Candidate<_>| match candidate.ease {
+            Ease::Idle => 0,
+            _ if self.draining.contains(&candidate.key) => 1,
+            Ease::Yields => 2,
+            Ease::Wanted => 3,
+            Ease::InUse => 4,
+        };
+        for now in 0..=4 {
+            let those = candidates.extract_if(.., |candidate| turn(candidate) == now).collect();
             let those = enough_or_all(shortage, those);
             shortage -= those.values().map(|(bytes, _)| i128::from(*bytes)).sum::<i128>();
             leaving.extend(those);
