@@ -37,7 +37,7 @@ fn the_card_computes_what_the_processor_does() {
     let settings: Settings = toml::from_str(DEFAULTS).unwrap();
     let run = |graph: &Path, inputs: &BTreeMap<String, TensorSpec>, provider| {
         let provider = ProviderOptions::new(provider, &settings.providers, None);
-        let answers = trial(&runtime, graph, &GraphOptions { threads: 1, provider }, inputs, 7);
+        let answers = trial(&runtime, graph, &GraphOptions { provider, ..GraphOptions::cpu(1) }, inputs, 7);
         answers.unwrap_or_else(|error| panic!("{}: {}", graph.display(), error.full()))
     };
     for (graph, inputs) in graphs(&checkout) {
