@@ -3,6 +3,9 @@
 //! Shutdown: intake stops → live work finishes → publishers flush → the store closes; one deadline for all of it,
 //! whoever is late is named, a second signal ends at once.
 
+mod commands;
+mod states;
+
 use std::{
     net::SocketAddr,
     path::PathBuf,
@@ -24,7 +27,7 @@ use crate::{
     flow::{Draft, EventType},
     jobs::{self, Queue, QueueLimits},
     media::Media,
-    publish::{self, Broker, Hub, Mqtt, MqttStatus, Node},
+    publish::{Broker, Hub, Mqtt, MqttStatus, Node},
     settings::{MqttMode, Settings},
     sources::{Services, Sessions, speech_rules},
     store::{AudioLog, Store},
@@ -109,6 +112,8 @@ impl Running {
         tokio::spawn(prune_daily(store.clone(), settings.store.keep_days, work.clone()));
 
         let registry = Registry::new(&settings, places);
+        registry.begin(&facts);
+        states::publish(&registry, &hub, &work);
         let limits = QueueLimits {
             live: settings.jobs.queue_live,
             interactive: settings.jobs.queue_interactive,
@@ -144,7 +149,7 @@ impl Running {
             MqttMode::Off => None,
             MqttMode::Embedded | MqttMode::External => {
                 let (commands, asked) = mpsc::channel(COMMANDS);
-                tokio::spawn(publish::commands::answer_unavailable(asked));
+                tokio::spawn(commands::carry_out(asked, registry.clone()));
                 let embedded = broker.as_ref().map(Broker::address);
                 let node = node(&settings, &facts, Arc::clone(&context_later));
                 Some(Mqtt::new(&settings.mqtt, embedded, node, store.clone(), hub.clone(), commands)?)
@@ -200,6 +205,10 @@ impl Running {
         name_the_late("publishing", &self.publishing.finished(until).await);
         if let Some(broker) = self.broker {
             broker.stop().await;
+        }
+        // They would end with this process anyway; so their memory is back before anybody is told that it has stopped.
+        if tokio::time::timeout_at(until.max(deadline(WRITE_LEAST)), self.registry.close()).await.is_err() {
+            name_the_late("engines", &["a model is still in memory".to_owned()]);
         }
         // Who was late before must not cost what is still to be written.
         let until = until.max(deadline(WRITE_LEAST));

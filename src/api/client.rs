@@ -58,9 +58,18 @@ pub async fn request(
 
 /// A JSON answer, whatever its status.
 pub async fn get_json(address: SocketAddr, path: &str, token: Option<&str>) -> Result<(StatusCode, Value)> {
+    json(address, "GET", path, token).await
+}
+
+/// As `get_json`, of a request that changes something and has no body.
+pub async fn post(address: SocketAddr, path: &str, token: Option<&str>) -> Result<(StatusCode, Value)> {
+    json(address, "POST", path, token).await
+}
+
+async fn json(address: SocketAddr, method: &str, path: &str, token: Option<&str>) -> Result<(StatusCode, Value)> {
     let bearer = token.map(|token| format!("Bearer {token}"));
     let headers: Vec<(&str, &str)> = bearer.iter().map(|bearer| ("authorization", bearer.as_str())).collect();
-    let (status, body) = request(address, "GET", path, &headers, Bytes::new()).await?;
+    let (status, body) = request(address, method, path, &headers, Bytes::new()).await?;
     let value =
         serde_json::from_slice(&body).map_err(|error| Error::internal(format!("{path}: no JSON")).cause(error))?;
     Ok((status, value))

@@ -50,7 +50,7 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'u
     ),
     paths(
         super::info::about, super::info::healthz, super::info::readyz, super::info::health, super::info::capabilities,
-        super::info::metrics, openapi_json, page, file, super::ui::page,
+        super::info::metrics, super::models::unload, openapi_json, page, file, super::ui::page,
         audio, super::events_ws::open,
         super::sessions::list, super::sessions::one, super::sessions::delete, super::sessions::events,
         super::sessions::transcript, super::sessions::analyze, super::sessions::transcribe,

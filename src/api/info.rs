@@ -109,7 +109,8 @@ pub fn current(context: &Context) -> Health {
         node: context.settings.node.name.clone(),
         hardware: hardware(context),
         tasks: statuses.into_iter().map(|status| (status.task.name().to_owned(), task(status))).collect(),
-        memory: MemoryHealth { budget: None, reserved: 0, measured: resident_bytes() },
+        memory: memory(context),
+        remotes: context.registry.remote_health(),
         queues: Queues { live: depth.live, interactive: depth.interactive, batch: depth.batch },
         mqtt,
         sessions: context.sessions.count(),
@@ -142,6 +143,17 @@ fn task(status: TaskStatus) -> TaskHealth {
         provider: status.provider,
         device: status.device,
         reason: status.reason,
+    }
+}
+
+fn memory(context: &Context) -> MemoryHealth {
+    let ledgers = context.registry.ledgers();
+    let first = ledgers.first();
+    MemoryHealth {
+        budget: first.map(|ledger| ledger.limit),
+        reserved: first.map_or(0, |ledger| ledger.reserved),
+        measured: resident_bytes(),
+        ledgers,
     }
 }
 

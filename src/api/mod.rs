@@ -15,6 +15,7 @@ mod error;
 mod events_ws;
 mod info;
 mod listen;
+mod models;
 mod path;
 mod sessions;
 mod speech;

@@ -22,7 +22,7 @@ use crate::{
         error::{Refusal, Reply},
         events_ws, info,
         listen::App,
-        sessions, speech, ui, vision,
+        models, sessions, speech, ui, vision,
     },
     base::{Error, Kind},
     telemetry::{emit, events::HttpAnswered},
@@ -58,6 +58,7 @@ routes! {
     GET    "/docs"                                 Page docs::page;
     GET    "/docs/{file}"                          Open docs::file;
     GET    "/ui"                                   Page ui::page;
+    POST   "/api/models/{model}/unload"            Key  models::unload;
     POST   "/api/stt"                              Key  speech::stt;
     POST   "/api/tts"                              Key  speech::tts;
     GET    "/api/tts/voices"                       Key  speech::voices;

@@ -13,7 +13,9 @@ use utoipa::ToSchema;
 use crate::{
     api::error::told,
     base::{Error, Result},
+    engines::remote::RemoteHealth,
     flow::TextSegment,
+    models::Ledger,
 };
 
 /// Every error. `detail` repeats the message for clients written against FastAPI.
@@ -76,6 +78,9 @@ pub struct Health {
     /// By name: `vad`, `transcribe`, `diarize`, `describe`, `chat`, `speak`, `paint`, `read`, `detect`.
     pub tasks: BTreeMap<String, TaskHealth>,
     pub memory: MemoryHealth,
+    /// Servers that lend their models, by the settings' [remotes.NAME].
+    #[schema(value_type = Vec<Object>)]
+    pub remotes: Vec<RemoteHealth>,
     pub queues: Queues,
     pub mqtt: MqttHealth,
     /// Live audio sessions.
@@ -106,15 +111,25 @@ pub struct TaskHealth {
     pub reason: Option<String>,
 }
 
-/// In bytes.
+/// In bytes. Of the GPU's memory where there is a GPU, else of the system's.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct MemoryHealth {
-    /// What models may have; absent while no model is managed.
+    /// What models may have now; absent while no model is managed.
     pub budget: Option<u64>,
-    /// Of which leased.
+    /// Of which promised to models.
     pub reserved: u64,
-    /// What this process has in memory now.
+    /// What this process has in memory now; its engines have processes of their own.
     pub measured: Option<u64>,
+    /// Term by term and model by model; the GPU's memory first, then the system's where the two differ.
+    #[schema(value_type = Vec<Object>)]
+    pub ledgers: Vec<Ledger>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ModelUnloaded {
+    pub model: String,
+    #[schema(value_type = String, example = "unloaded")]
+    pub state: &'static str,
 }
 
 /// Jobs that wait, by priority.

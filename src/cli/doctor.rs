@@ -238,9 +238,12 @@ fn storage(settings: &Settings) -> Section {
 mod tests {
     use super::*;
 
+    use crate::engines::Hosting;
+
     /// A machine without any library.
     fn nowhere(settings: &Settings) -> Places {
-        Places { models: vec![settings.models_dir()], library: Vec::new() }
+        let models = vec![settings.models_dir()];
+        Places { models, library: Vec::new(), own_entries: None, hosting: Hosting::Processes }
     }
 
     fn sources(sets: &[String]) -> Sources {

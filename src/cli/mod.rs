@@ -150,7 +150,8 @@ impl SettingsArgs {
 fn places(settings: &Settings) -> Places {
     let executable = std::env::current_exe().unwrap_or_default();
     let working_dir = std::env::current_dir().unwrap_or_default();
-    Places::new(settings, &executable, &working_dir)
+    let own_entries = Some(PathBuf::from("/etc/vigia/models.d"));
+    Places { own_entries, ..Places::new(settings, &executable, &working_dir) }
 }
 
 /// The profile first, because it is a source of the settings itself.

@@ -6,12 +6,14 @@ mod shown;
 
 use std::{
     io::{self, IsTerminal},
+    net::SocketAddr,
     path::{Path, PathBuf},
 };
 
 use crate::{
+    api::client,
     base::{ByteSize, Error, Kind, Result},
-    cli::{Outcome, SettingsArgs, disk, models::progress::Progress, places, print},
+    cli::{Outcome, SettingsArgs, disk, models::progress::Progress, places, print, selftest::address_of},
     models::{
         archive::{self, Carried},
         catalogue::{Catalogue, Entry},
@@ -68,6 +70,16 @@ enum Action {
     },
     /// Delete a model from the models' folder
     Remove { name: String },
+    /// Take a model out of the running daemon's memory; the next job that needs it loads it again
+    Unload {
+        name: String,
+        /// Where the daemon listens, as http://ADDRESS:PORT; by default server.listen of the settings
+        #[arg(long)]
+        url: Option<String>,
+        /// A key, where the daemon needs one
+        #[arg(long)]
+        token: Option<String>,
+    },
     /// Write installed models into one archive, for a machine without a network
     Export {
         file: PathBuf,
@@ -114,9 +126,28 @@ pub(super) fn run(args: Args) -> Outcome {
             installed::remove(&shelf.models_dir, &name)?;
             print(&format!("{name} is removed\n"))
         }
+        Action::Unload { name, url, token } => {
+            let address = url.as_deref().map_or(Ok(settings.server.listen), address_of)?;
+            unload(address, &name, token.as_deref())?;
+            print(&format!("{name} is out of memory\n"))
+        }
         Action::Export { file, names } => print(&shelf.export(&file, &names)?),
         Action::Import { file, accept_licence } => print(&shelf.import(&file, accept_licence)?),
     }
+}
+
+/// Resolves when the memory is back.
+fn unload(address: SocketAddr, model: &str, token: Option<&str>) -> Result<()> {
+    let model: String = form_urlencoded::byte_serialize(model.as_bytes()).collect();
+    let path = format!("/api/models/{model}/unload");
+    let failed = |error| Error::internal("no runtime for the request").cause(error);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    let (status, answer) = runtime.block_on(client::post(address, &path, token))?;
+    if status.is_success() {
+        return Ok(());
+    }
+    let told = |key: &str| answer["error"][key].as_str().unwrap_or_default().to_owned();
+    Err(Error::unavailable(told("message")).hint(told("hint")))
 }
 
 /// What is known and what is here.

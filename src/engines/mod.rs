@@ -35,7 +35,7 @@ pub use asr::{Decode, Piece, PieceText, SegmentText, TranscribeAsk, TranscribeSt
 pub use ballast::{Ballast, BallastAsk, BallastSpec};
 pub use chat::{Chat, ChatAsk, Chatter, End, Message, Role, Said, Sampling, TextStep, Usage};
 pub use host::{Engine, Handle, Launch, Limits, RestartRules, Vitals};
-pub use registry::{Places, Registry, TaskState, TaskStatus, TranscriberHost};
+pub use registry::{Hired, Hosting, Places, Registry, TaskState, TaskStatus};
 pub use spec::{Asr, AsrSpec, EngineSpec, Spec};
 pub use tts::{Speak, SpeakAsk, SpeakStep, Speaker, Spoken};
 pub use vision::{Describe, DescribeAsk, Describer};

@@ -5,7 +5,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     base::Result,
-    engines::{BallastSpec, Cancel, Engine, PieceText, TranscribeAsk, TranscribeStep, Transcriber, host::child::Link},
+    engines::{
+        BallastSpec, Cancel, Engine, PieceText, TranscribeAsk, TranscribeStep, Transcriber,
+        asr::whisper::{Whisper, WhisperSpec},
+        host::child::Link,
+    },
 };
 
 /// How to build one engine. It crosses to the process that is to be it.
@@ -40,6 +44,7 @@ impl EngineSpec {
 /// Every family of transcribers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum AsrSpec {
+    Whisper(Box<WhisperSpec>),
     #[cfg(any(test, feature = "test-engine"))]
     TestEcho,
 }
@@ -48,7 +53,8 @@ impl Spec for AsrSpec {
     type Engine = Asr;
 
     fn build(&self) -> Result<Asr> {
-        match *self {
+        match self {
+            AsrSpec::Whisper(spec) => Ok(Asr(Box::new(Whisper::open(spec)?))),
             #[cfg(any(test, feature = "test-engine"))]
             AsrSpec::TestEcho => Ok(Asr(Box::new(crate::engines::echo::Echo))),
         }

@@ -137,6 +137,12 @@ impl Queue {
         self.0.changed.notified().await;
     }
 
+    /// A job that had begun and has to wait again goes before those that came after it.
+    pub(super) fn put_back(&self, job: Job) {
+        lock(&self.0.lanes)[job.priority as usize].push_front(job);
+        self.0.changed.notify_one();
+    }
+
     fn put(&self, job: Job) {
         lock(&self.0.lanes)[job.priority as usize].push_back(job);
         self.0.changed.notify_one();

@@ -1,4 +1,5 @@
-//! Hands each job to its engine when that engine is free, within a limit of time.
+//! Hands each job to its engine when that engine is free and may be in memory, within a limit of time. Batch work gives
+//! its engine up when live work needs the memory, and waits for its next turn.
 
 use std::{
     collections::BTreeSet,
@@ -28,9 +29,11 @@ pub async fn run(queue: Queue, registry: Registry, limit: Duration, shutdown: Sh
             }
             let task = job.ask.task();
             occupied.insert(task);
-            let registry = registry.clone();
+            let (queue, registry) = (queue.clone(), registry.clone());
             running.spawn(async move {
-                serve(job, &registry, limit).await;
+                if let Some(job) = serve(job, &registry, limit).await {
+                    queue.put_back(job);
+                }
                 task
             });
         }
@@ -46,25 +49,29 @@ pub async fn run(queue: Queue, registry: Registry, limit: Duration, shutdown: Sh
     }
 }
 
-async fn serve(job: Job, registry: &Registry, limit: Duration) {
-    let outcome = match job.ask {
-        Ask::Transcribe(ask, mut reply) => {
-            let answer = tokio::select! {
-                answer = tokio::time::timeout(limit, transcribe(registry, ask)) => {
-                    answer.unwrap_or_else(|_| Err(too_slow(Task::Transcribe, limit)))
-                }
-                () = left(&mut reply) => Err(Error::new(Kind::Cancelled, "whoever asked has left")),
-            };
-            let outcome = outcome_name(&answer);
-            drop(reply.send(answer));
-            outcome
+/// Gives the job back if it has to wait for another turn.
+async fn serve(mut job: Job, registry: &Registry, limit: Duration) -> Option<Job> {
+    let Ask::Transcribe(ask, reply) = &mut job.ask;
+    let answer = tokio::select! {
+        answer = tokio::time::timeout(limit, transcribe(registry, ask, job.priority)) => {
+            answer.unwrap_or_else(|_| Err(too_slow(Task::Transcribe, limit)))
         }
+        () = left(reply) => Err(Error::new(Kind::Cancelled, "whoever asked has left")),
     };
-    ended(job.priority, outcome, job.asked);
+    let answer = answer.transpose()?;
+    ended(job.priority, outcome_name(&answer), job.asked);
+    let Ask::Transcribe(_, reply) = job.ask;
+    drop(reply.send(answer));
+    None
 }
 
-async fn transcribe(registry: &Registry, ask: TranscribeAsk) -> Result<Vec<PieceText>> {
-    registry.transcriber().await?.ask(ask).await
+/// None: more urgent work needs the memory.
+async fn transcribe(registry: &Registry, ask: &TranscribeAsk, priority: Priority) -> Result<Option<Vec<PieceText>>> {
+    let hired = registry.transcriber(priority).await?;
+    tokio::select! {
+        answer = hired.ask(ask.clone()) => answer.map(Some),
+        () = hired.asked_to_yield() => Ok(None),
+    }
 }
 
 async fn left<T>(reply: &mut oneshot::Sender<T>) {
@@ -89,9 +96,12 @@ fn outcome_name<T>(answer: &Result<T>) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
     use crate::{
-        engines::{Places, transcript},
+        device,
+        engines::{Hosting, Places, transcript},
         jobs::QueueLimits,
         settings::{Sources, load},
     };
@@ -107,7 +117,10 @@ mod tests {
     fn rig() -> Rig {
         let sets = vec!["tasks.transcribe.model=test-echo".to_owned()];
         let settings = load(&Sources { sets, ..Sources::default() }).unwrap().settings;
-        let registry = Registry::new(&settings, Places { models: Vec::new(), library: Vec::new() });
+        let places = Places { models: Vec::new(), library: Vec::new(), own_entries: None, hosting: Hosting::Threads };
+        let facts = device::probe(Path::new("/"));
+        let registry = Registry::new(&settings, places);
+        registry.begin(&facts);
         let rig =
             Rig { queue: Queue::new(QueueLimits { live: 2, interactive: 2, batch: 2 }), shutdown: Shutdown::new() };
         tokio::spawn(run(rig.queue.clone(), registry, LIMIT, rig.shutdown.clone()));

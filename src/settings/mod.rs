@@ -305,6 +305,11 @@ impl Settings {
         self.tasks.get(task.as_ref()).map(|choice| choice.variant.as_str()).filter(|variant| !variant.is_empty())
     }
 
+    /// Whether a task's model stays loaded when it is idle.
+    pub fn is_resident(&self, task: impl AsRef<str>) -> bool {
+        self.tasks.get(task.as_ref()).is_some_and(|choice| choice.resident)
+    }
+
     /// Where a task's model may run, best first.
     pub fn providers_for(&self, task: impl AsRef<str>) -> Vec<Provider> {
         let named = self.tasks.get(task.as_ref()).map_or("", |choice| choice.provider.as_str());

@@ -26,7 +26,7 @@ use crate::{
     api::{self, Context, RunningProfile},
     base::Shutdown,
     device::{Facts, MemoryKind},
-    engines::{Places, Registry},
+    engines::{Hosting, Places, Registry},
     jobs::{Queue, QueueLimits},
     media::Media,
     publish::{Hub, MqttStatus},
@@ -91,7 +91,9 @@ impl Server {
         settings.store.dir = dir.path().display().to_string();
         let (mqtt, mqtt_status) = watch::channel(MqttStatus::Off);
         let hub = Hub::new("test".into(), store.clone(), capacity);
-        let registry = Registry::new(&settings, Places::new(&settings, dir.path(), dir.path()));
+        let places = Places { hosting: Hosting::Threads, ..Places::new(&settings, dir.path(), dir.path()) };
+        let registry = Registry::new(&settings, places);
+        registry.begin(&facts());
         let queue = Queue::new(QueueLimits { live: 4, interactive: 4, batch: 4 });
         let media = Media::new(&settings.pipelines, &settings.audio, &settings.vision).unwrap();
         let shutdown = Shutdown::new();

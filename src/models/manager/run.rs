@@ -44,6 +44,8 @@ pub(super) struct Run<L: Loader> {
     closing: bool,
     closers: Vec<oneshot::Sender<()>>,
     states: broadcast::Sender<ModelState>,
+    /// Told once the ledger shows them: whoever hears of a change looks there next.
+    untold: Vec<ModelState>,
     ledger: watch::Sender<Picture>,
 }
 
@@ -78,6 +80,7 @@ impl<L: Loader> Run<L> {
             closing: false,
             closers: Vec::new(),
             states,
+            untold: Vec::new(),
             ledger,
         };
         (run, pictures)
@@ -98,6 +101,10 @@ impl<L: Loader> Run<L> {
             }
             let picture = picture(&self.plan, &self.budget, self.foreign, self.started.elapsed());
             self.ledger.send_replace((Instant::now(), picture));
+            for state in self.untold.drain(..) {
+                // Nobody may be listening.
+                drop(self.states.send(state));
+            }
         }
         // Who asked at the last moment learns it now; later ones when the inbox is dropped.
         inbox.close().into_iter().for_each(|news| self.hear(news));
@@ -238,8 +245,8 @@ impl<L: Loader> Run<L> {
     fn unload(&mut self, key: &ModelKey) {
         let (Some(loaded), Some(model)) = (self.loaded.remove(key), self.plan.model(key)) else { return };
         log::info!("unloading {key}, {} come free", ByteSize(model.bytes));
-        self.tell(key, Phase::Unloading, None);
         let (loader, need, key) = (Arc::clone(&self.loader), model.need.clone(), key.clone());
+        self.tell(&key, Phase::Unloading, None);
         self.work.spawn(async move {
             let unloading = AssertUnwindSafe(async { loader.unload(&need, loaded).await }).catch_unwind();
             if unloading.await.is_err() {
@@ -249,13 +256,12 @@ impl<L: Loader> Run<L> {
         });
     }
 
-    fn tell(&self, key: &ModelKey, state: Phase, progress: Option<f32>) {
+    fn tell(&mut self, key: &ModelKey, state: Phase, progress: Option<f32>) {
         let bytes = match state {
             Phase::Unloaded | Phase::Failed => 0,
             Phase::Loading | Phase::Ready | Phase::Unloading => self.plan.model(key).map_or(0, |model| model.bytes),
         };
-        // Nobody may be listening.
-        drop(self.states.send(ModelState { key: key.clone(), state, bytes, progress }));
+        self.untold.push(ModelState { key: key.clone(), state, bytes, progress });
     }
 
     fn keep_cost(&self, key: &ModelKey) {

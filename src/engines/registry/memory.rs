@@ -1,0 +1,170 @@
+//! The ledgers of memory: one for what a GPU has (or shares with the system), one for the host's where the two differ.
+//! Watches what others take of it, and engines that have died for good.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use tokio::{sync::broadcast, task::JoinHandle, time::interval};
+
+use crate::{
+    base::{Error, Kind, Result},
+    device::{Facts, MemoryKind, Meter},
+    engines::registry::loader::{EngineLoader, Hosting, Loaded, Shelf},
+    models::{Budget, Costs, Lease, Ledger, Manager, ManagerLimits, ModelKey, ModelState, Need},
+    settings::{Provider, Settings},
+};
+
+/// Where measured costs are kept, below the store's folder.
+const COSTS: &str = "costs";
+
+pub(super) struct Memory {
+    /// Best first: the memory of the GPU, if there is one, then the host's.
+    pools: Vec<Pool>,
+}
+
+struct Pool {
+    of_gpu: bool,
+    /// A host's memory where a card has its own.
+    of_host: bool,
+    shelf: Arc<Shelf>,
+    manager: Manager<EngineLoader>,
+    watch: JoinHandle<()>,
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.watch.abort();
+    }
+}
+
+impl Memory {
+    /// Within a runtime.
+    pub(super) fn start(settings: &Settings, facts: &Facts, hosting: Hosting) -> Memory {
+        let (gpu, host) = match facts.memory_kind {
+            MemoryKind::Dedicated => (true, true),
+            MemoryKind::Unified => (true, false),
+            MemoryKind::None => (false, true),
+        };
+        let mut pools = Vec::new();
+        if gpu {
+            pools.push(Pool::start(settings, facts, hosting, (true, !host)));
+        }
+        if host {
+            let facts = Facts { memory_kind: MemoryKind::None, ..facts.clone() };
+            pools.push(Pool::start(settings, &facts, hosting, (false, true)));
+        }
+        Memory { pools }
+    }
+
+    /// Whatever a key's engine takes, it takes there.
+    fn pool(&self, provider: Provider) -> Result<&Pool> {
+        let of_gpu = provider != Provider::Cpu;
+        let pool = self.pools.iter().find(|pool| if of_gpu { pool.of_gpu } else { pool.of_host });
+        pool.ok_or_else(|| {
+            Error::unavailable(format!("{} needs a GPU, and this machine has none", provider.name()))
+                .hint("set providers.order = [\"cpu\"], or the task's provider")
+        })
+    }
+
+    pub(super) fn shelf(&self, provider: Provider) -> Result<&Shelf> {
+        Ok(&self.pool(provider)?.shelf)
+    }
+
+    pub(super) async fn lease(&self, provider: Provider, need: Need) -> Result<Lease<Loaded>> {
+        self.pool(provider)?.manager.lease(need).await
+    }
+
+    /// By memory, the GPU's first.
+    pub(super) fn ledgers(&self) -> Vec<Ledger> {
+        self.pools.iter().map(|pool| pool.manager.ledger()).collect()
+    }
+
+    pub(super) fn states(&self) -> Vec<broadcast::Receiver<ModelState>> {
+        self.pools.iter().map(|pool| pool.manager.states()).collect()
+    }
+
+    pub(super) async fn unload(&self, model: &str) -> Result<()> {
+        let mut found = false;
+        for pool in &self.pools {
+            match pool.manager.unload(model).await {
+                Ok(()) => found = true,
+                Err(error) if error.kind() == Kind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if found {
+            return Ok(());
+        }
+        Err(Error::new(Kind::NotFound, format!("{model} is not loaded")).hint("GET /api/health shows what is"))
+    }
+
+    pub(super) async fn close(&self) {
+        for pool in &self.pools {
+            pool.manager.close().await;
+        }
+    }
+}
+
+impl Pool {
+    fn start(settings: &Settings, facts: &Facts, hosting: Hosting, (of_gpu, of_host): (bool, bool)) -> Pool {
+        let meter = match Meter::open(Path::new("/"), facts) {
+            Ok(meter) => Some(Arc::new(meter)),
+            Err(error) => {
+                log::warn!("{}; what others take of it is not seen", error.full());
+                None
+            }
+        };
+        let shelf = Arc::new(Shelf::default());
+        let card = meter.clone().filter(|_| facts.memory_kind == MemoryKind::Dedicated);
+        let loader = EngineLoader { shelf: Arc::clone(&shelf), hosting, card };
+        let limits = ManagerLimits {
+            idle: Duration::from_secs(settings.memory.idle_secs),
+            wait: Duration::from_secs(settings.memory.wait_secs),
+        };
+        let name = if of_gpu { "gpu" } else { "host" };
+        let costs = Costs::open(&settings.store_dir().join(COSTS).join(name), facts.title());
+        let manager = Manager::start(loader, Budget::measure(facts, &settings.memory), costs, limits);
+        let every = Duration::from_secs(settings.memory.foreign_secs);
+        let watch = tokio::spawn(watch(manager.clone(), Arc::clone(&shelf), meter, every));
+        Pool { of_gpu, of_host, shelf, manager, watch }
+    }
+}
+
+async fn watch(manager: Manager<EngineLoader>, shelf: Arc<Shelf>, meter: Option<Arc<Meter>>, every: Duration) {
+    let mut turns = interval(every);
+    loop {
+        turns.tick().await;
+        let running = shelf.running();
+        report_deaths(&manager, &running);
+        let Some(meter) = meter.clone() else { continue };
+        let pids: Vec<u32> = running.iter().filter_map(|(_, loaded)| loaded.vitals().pid).collect();
+        let reserved = manager.ledger().reserved;
+        // Reading the account of a large process takes the kernel milliseconds.
+        let measured = tokio::task::spawn_blocking(move || {
+            let grown: Vec<(ModelKey, u64)> = match meter.used_by(&[]) {
+                Some(_) => running
+                    .iter()
+                    .filter_map(|(key, loaded)| Some((key.clone(), meter.used_by(&[loaded.vitals().pid?])?)))
+                    .collect(),
+                None => Vec::new(),
+            };
+            (meter.foreign(&pids, reserved), grown)
+        });
+        match measured.await {
+            Ok((Ok(foreign), grown)) => {
+                grown.iter().for_each(|(key, bytes)| manager.measured(key, *bytes));
+                manager.set_foreign(foreign);
+            }
+            Ok((Err(error), _)) => log::debug!("{}", error.full()),
+            Err(error) => log::error!("measuring memory ended badly: {error}"),
+        }
+    }
+}
+
+/// An engine that died so often that it is not started again holds nothing any more.
+fn report_deaths(manager: &Manager<EngineLoader>, running: &[(ModelKey, Loaded)]) {
+    for (key, loaded) in running {
+        if loaded.vitals().quarantined_until.is_some_and(|until| until > std::time::Instant::now()) {
+            manager.died(key);
+        }
+    }
+}

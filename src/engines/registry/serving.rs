@@ -1,0 +1,262 @@
+//! How a task is served on this box now: which model, in which precision, built of what, and where it may run. Looks at
+//! the settings and the disk each time it is asked, so that a model that was fetched a moment ago serves at once.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    thread,
+};
+
+use serde_json::Value;
+
+use crate::{
+    base::{Error, Kind, Result},
+    engines::{
+        AsrSpec,
+        asr::whisper::{GraphFile, WhisperSpec},
+    },
+    flow::Task,
+    models::{
+        catalogue::{Catalogue, Entry},
+        installed,
+    },
+    runtime::ProviderOptions,
+    settings::{Provider, Settings},
+};
+
+/// ONNX Runtime and what a run of a model needs beside its weights, before anything was measured.
+const WORKSPACE_BYTES: u64 = 150 << 20;
+/// A config.json larger than this is none.
+const MAX_CONFIG_BYTES: u64 = 1 << 20;
+
+/// One task's model, and where it may run, best first.
+#[derive(Debug, Clone)]
+pub(super) struct Serving {
+    pub(super) model: String,
+    pub(super) variant: String,
+    pub(super) providers: Vec<Provider>,
+    pub(super) estimate_bytes: u64,
+    pub(super) resident: bool,
+    built_of: BuiltOf,
+}
+
+#[derive(Debug, Clone)]
+enum BuiltOf {
+    #[cfg(any(test, feature = "test-engine"))]
+    Echo,
+    Whisper(Box<WhisperSpec>),
+}
+
+impl Serving {
+    pub(super) fn spec(&self, provider: Provider, settings: &Settings) -> AsrSpec {
+        match &self.built_of {
+            #[cfg(any(test, feature = "test-engine"))]
+            BuiltOf::Echo => AsrSpec::TestEcho,
+            BuiltOf::Whisper(spec) => {
+                let engines = settings.engines_dir().join(&self.model).join(&self.variant);
+                let provider = ProviderOptions::new(provider, &settings.providers, Some(&engines));
+                AsrSpec::Whisper(Box::new(WhisperSpec { provider, ..WhisperSpec::clone(spec) }))
+            }
+        }
+    }
+}
+
+/// What is there to serve with.
+pub(super) struct Stock<'a> {
+    pub(super) settings: &'a Settings,
+    pub(super) catalogue: &'a Catalogue,
+    pub(super) places: &'a [PathBuf],
+    /// ONNX Runtime; the error says how to get it.
+    pub(super) library: Result<PathBuf>,
+}
+
+impl Stock<'_> {
+    pub(super) fn transcriber(self, model: &str) -> Result<Serving> {
+        let task = Task::Transcribe;
+        let variant = self.settings.variant_for(task);
+        let (variant, estimate_bytes, built_of) = match model {
+            #[cfg(any(test, feature = "test-engine"))]
+            "test-echo" => ("only".to_owned(), 1 << 20, BuiltOf::Echo),
+            _ => {
+                let found = match self.catalogue.get(model) {
+                    Some(entry) => listed(entry, variant, self.places)?,
+                    None => bare(model, variant, self.places)?,
+                };
+                let Found { variant, dir, encoder, decoder, bytes } = found;
+                let threads = thread::available_parallelism().map_or(1, usize::from);
+                let spec = WhisperSpec { encoder, decoder, ..WhisperSpec::of(&dir, &self.library?, threads) };
+                (variant, bytes + WORKSPACE_BYTES, BuiltOf::Whisper(Box::new(spec)))
+            }
+        };
+        Ok(Serving {
+            model: model.to_owned(),
+            variant,
+            providers: self.settings.providers_for(task),
+            estimate_bytes,
+            resident: self.settings.is_resident(task),
+            built_of,
+        })
+    }
+}
+
+/// The graphs of one variant on the disk.
+struct Found {
+    variant: String,
+    dir: PathBuf,
+    encoder: GraphFile,
+    decoder: GraphFile,
+    bytes: u64,
+}
+
+fn listed(entry: &Entry, variant: Option<&str>, places: &[PathBuf]) -> Result<Found> {
+    if entry.family != "whisper" {
+        return Err(unsupported(&entry.name));
+    }
+    let variant = entry.variant(variant)?;
+    let pull = || format!("`vigia models pull {} --variant {variant}` fetches it", entry.name);
+    let Some(found) = installed::find(entry, places)? else {
+        return Err(Error::unavailable(format!("the model {} is not installed", entry.name)).hint(pull()));
+    };
+    if !found.variants.iter().any(|whole| whole == variant) {
+        return Err(
+            Error::unavailable(format!("the variant {variant} of {} is not installed", entry.name)).hint(pull())
+        );
+    }
+    let graph = |role: &str, prefixes: &[&str]| {
+        let path = entry.graph(variant, role).unwrap_or_default();
+        let file = Path::new(&path);
+        let stem = file.file_stem().unwrap_or_default().to_string_lossy();
+        let suffix = prefixes.iter().find_map(|prefix| stem.strip_prefix(prefix));
+        let suffix = suffix.filter(|_| path.ends_with(".onnx")).map(str::to_owned);
+        let folder = file.parent().unwrap_or(Path::new("")).to_string_lossy().into_owned();
+        suffix.map(|suffix| GraphFile { folder, suffix }).ok_or_else(|| {
+            Error::new(Kind::Unsupported, format!("{}: the graph `{role}` ({path}) is none of Whisper's", entry.name))
+                .hint("its files are encoder_model*.onnx and decoder_model_merged*.onnx")
+        })
+    };
+    let encoder = graph("encoder", &["encoder_model"])?;
+    let decoder = graph("decoder", &["decoder_model_merged", "decoder_model"])?;
+    let weights = entry.memory.weights.get(variant).map(|size| size.get());
+    let bytes = weights.unwrap_or_else(|| on_disk(&found.dir, &[&encoder, &decoder]));
+    Ok(Found { variant: variant.to_owned(), dir: found.dir, encoder, decoder, bytes })
+}
+
+/// A folder in the layout of the published exports that no entry of the catalogue describes.
+fn bare(model: &str, variant: Option<&str>, places: &[PathBuf]) -> Result<Found> {
+    let candidates = if model.contains('/') { vec![PathBuf::from(model)] } else { below(places, model) };
+    let Some(dir) = candidates.iter().find(|dir| dir.is_dir()) else {
+        return Err(Error::unavailable(format!(
+            "there is no model `{model}`: neither in the catalogue nor as a folder"
+        ))
+        .hint("`vigia models list` shows those that are known"));
+    };
+    if model_type(dir)? != "whisper" {
+        return Err(unsupported(model));
+    }
+    let variant = variant.unwrap_or("fp32");
+    let graph = GraphFile { suffix: suffix_of(variant)?, ..GraphFile::default() };
+    let encoder = dir.join(&graph.folder).join(format!("encoder_model{}.onnx", graph.suffix));
+    if !encoder.is_file() {
+        return Err(Error::unavailable(format!("the model {model} has no {}", encoder.display()))
+            .hint("tasks.transcribe.variant says which precision to take: fp32, fp16, q8, q4 …"));
+    }
+    let bytes = on_disk(dir, &[&graph]);
+    Ok(Found { variant: variant.to_owned(), dir: dir.clone(), encoder: graph.clone(), decoder: graph, bytes })
+}
+
+fn below(places: &[PathBuf], model: &str) -> Vec<PathBuf> {
+    places.iter().map(|place| place.join(model)).collect()
+}
+
+/// How the published exports name their precisions.
+fn suffix_of(variant: &str) -> Result<String> {
+    Ok(match variant {
+        "fp32" => String::new(),
+        "q8" => "_quantized".to_owned(),
+        "fp16" | "int8" | "uint8" | "q4" | "q4f16" | "bnb4" => format!("_{variant}"),
+        _ => {
+            return Err(Error::invalid(format!("there is no precision `{variant}`"))
+                .hint("fp32, fp16, int8, uint8, q8, q4, q4f16 or bnb4"));
+        }
+    })
+}
+
+fn model_type(dir: &Path) -> Result<String> {
+    let path = dir.join("config.json");
+    let unreadable = || Error::unavailable(format!("{} cannot be read", path.display()));
+    let size = fs::metadata(&path).map_err(|error| unreadable().cause(error))?.len();
+    if size > MAX_CONFIG_BYTES {
+        return Err(unreadable().hint("it is too large"));
+    }
+    let text = fs::read(&path).map_err(|error| unreadable().cause(error))?;
+    let config: Value = serde_json::from_slice(&text).map_err(|error| unreadable().cause(error))?;
+    Ok(config["model_type"].as_str().unwrap_or_default().to_owned())
+}
+
+/// Graphs with these suffixes, and the weights beside them. An export may hold its decoder twice; it is an estimate.
+fn on_disk(dir: &Path, graphs: &[&GraphFile]) -> u64 {
+    let mut bytes = 0;
+    for graph in graphs {
+        for stem in ["encoder_model", "decoder_model_merged"] {
+            let name = format!("{stem}{}.onnx", graph.suffix);
+            let listed = fs::read_dir(dir.join(&graph.folder)).into_iter().flatten().flatten();
+            let parts = listed.filter(|file| file.file_name().to_string_lossy().starts_with(&name));
+            bytes += parts.filter_map(|file| Some(file.metadata().ok()?.len())).sum::<u64>();
+        }
+    }
+    bytes
+}
+
+fn unsupported(model: &str) -> Error {
+    Error::unavailable(format!("this version cannot transcribe with {model}"))
+        .hint("it takes models of Whisper's family")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn model(files: &[&str], config: &str) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("mine");
+        fs::create_dir_all(folder.join("onnx")).unwrap();
+        fs::write(folder.join("config.json"), config).unwrap();
+        files.iter().for_each(|file| fs::write(folder.join("onnx").join(file), [0; 100]).unwrap());
+        dir
+    }
+
+    #[test]
+    fn a_bare_folder_serves_in_the_precision_that_is_asked_for() {
+        let files = ["encoder_model.onnx", "encoder_model_q4.onnx", "decoder_model_merged_q4.onnx"];
+        let dir = model(&files, r#"{"model_type":"whisper"}"#);
+        let places = [dir.path().to_owned()];
+        let found = bare("mine", Some("q4"), &places).unwrap();
+        assert_eq!((found.encoder.suffix.as_str(), found.bytes), ("_q4", 200));
+        let path = dir.path().join("mine");
+        assert_eq!(bare(path.to_str().unwrap(), None, &[]).unwrap().variant, "fp32");
+        assert!(bare("mine", Some("fp16"), &places).err().unwrap().full().contains("encoder_model_fp16.onnx"));
+        assert!(bare("mine", Some("fp7"), &places).err().unwrap().full().contains("q4f16"));
+        assert!(bare("other", None, &places).err().unwrap().full().contains("vigia models list"));
+    }
+
+    #[test]
+    fn a_folder_of_another_family_is_refused() {
+        for config in [r#"{"model_type":"qwen2"}"#, "{}", "[]"] {
+            let dir = model(&["encoder_model.onnx"], config);
+            let error = bare("mine", None, &[dir.path().to_owned()]).err().unwrap();
+            assert!(error.full().contains("Whisper's family"), "{}", error.full());
+        }
+        let dir = model(&[], "no json");
+        assert!(bare("mine", None, &[dir.path().to_owned()]).err().unwrap().full().contains("config.json"));
+    }
+
+    #[test]
+    fn a_model_of_the_catalogue_that_is_not_here_says_how_to_get_it() {
+        let catalogue = Catalogue::load(None).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let error = listed(catalogue.require("whisper-tiny").unwrap(), Some("q8"), &[dir.path().to_owned()]);
+        assert!(error.err().unwrap().full().contains("vigia models pull whisper-tiny --variant q8"));
+        let error = listed(catalogue.require("kokoro-82m").unwrap(), None, &[dir.path().to_owned()]);
+        assert!(error.err().unwrap().full().contains("Whisper's family"));
+    }
+}
