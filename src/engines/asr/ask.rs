@@ -37,12 +37,12 @@ impl TranscribeAsk {
     }
 }
 
-/// At most 30 s of audio.
+/// At most 30 s of audio, and what its first and last frames reach to beyond it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Piece {
     pub audio: Pcm,
     /// Samples at the front of `audio` that belong to what came before: the first frames look back on them. Times count
-    /// from behind them.
+    /// from behind them. Some hundred samples behind the 30 s are looked at in the same way.
     pub lead: usize,
     /// The greatest log-mel value of the whole recording, where this piece is a part of one; else its own counts.
     pub loudest: Option<f32>,
@@ -133,6 +133,7 @@ pub struct PieceText {
 pub struct SegmentText {
     pub start: f64,
     pub end: f64,
+    /// With the timestamps. The last segment of a piece that goes on also has the one that opens what follows.
     pub tokens: Vec<u32>,
     pub text: String,
     pub avg_logprob: f32,

@@ -461,7 +461,8 @@ mod tests {
     fn asks_without_sense_are_refused() {
         let Some(mut golden) = golden() else { return };
         let second = vec![0.0; 16_000];
-        let cases: [(Vec<f32>, &str, fn(&mut TranscribeAsk)); 4] = [
+        type Change = fn(&mut TranscribeAsk);
+        let cases: [(Vec<f32>, &str, Change); 4] = [
             (vec![0.0; 31 * 16_000], "es", |_| ()),
             (vec![f32::NAN; 16_000], "es", |_| ()),
             (second.clone(), "xx", |_| ()),
