@@ -524,4 +524,21 @@ mod tests {
         });
         assert!(swapped.contains("decoder"), "{swapped}");
     }
+
+    #[test]
+    #[ignore = "a figure, not a check: cargo test --release -- --ignored --nocapture little_time"]
+    fn little_time_is_spent_on_a_token_outside_the_graphs() {
+        let Some(Golden { whisper, .. }) = golden() else { return };
+        let rules = Rules::new(&whisper.tokens, true, Some(50));
+        let mut random = fastrand::Rng::with_seed(1);
+        let row: Vec<f32> = (0..whisper.files.vocabulary).map(|_| random.f32() * 20.0).collect();
+        let (mut logits, rounds) = (row.clone(), 500);
+        let start = std::time::Instant::now();
+        for _ in 0..rounds {
+            logits.copy_from_slice(&row);
+            rules.apply(&mut logits, &[whisper.tokens.timestamp_begin, 500]);
+            std::hint::black_box((numbers::ln_sum_exp(&logits), numbers::argmax(&logits)));
+        }
+        println!("rules and choice: {:.1} us a token", start.elapsed().as_secs_f64() * 1e6 / f64::from(rounds));
+    }
 }
