@@ -3,6 +3,8 @@
 
 pub mod speech;
 pub mod tape;
+mod windows;
 
 pub use speech::{Live, Offline, Rules, Span, SpeechEvent};
 pub use tape::Tape;
+pub use windows::{Window, Windows};

@@ -49,6 +49,14 @@ impl Rules {
         Rules { max_speech: (secs * f64::from(SAMPLE_RATE_HZ)) as u64, ..self }
     }
 
+    /// Pads the end of one span and the start of the next; they share a pause that has no room for both pads.
+    pub(super) fn pad_between(&self, span: &mut Span, next: &mut Span, total: u64) {
+        let gap = next.start.saturating_sub(span.end);
+        let pad = self.pad.min(gap / 2);
+        span.end = (span.end + pad).min(total);
+        next.start = next.start.saturating_sub(pad);
+    }
+
     /// The longest stretch before a cut is looked for: room for a frame and both pads stays.
     fn cut_after(&self) -> u64 {
         self.max_speech.saturating_sub(FRAME + 2 * self.pad)
@@ -63,8 +71,12 @@ pub struct Span {
 }
 
 impl Span {
-    fn len(&self) -> u64 {
+    pub fn len(&self) -> u64 {
         self.end - self.start
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.end == self.start
     }
 }
 
@@ -129,25 +141,42 @@ impl Offline {
         }
     }
 
+    /// The spans that have ended since the last time, without their pads: these depend on the span that follows.
+    pub(super) fn take_ended(&mut self) -> Vec<Span> {
+        std::mem::take(&mut self.spans)
+    }
+
+    /// Where the speech that is going on began, without its pad.
+    pub(super) fn speaking_since(&self) -> Option<u64> {
+        self.start
+    }
+
+    /// Samples seen so far.
+    pub(super) fn heard(&self) -> u64 {
+        self.frames * FRAME
+    }
+
+    /// Open speech ends with the recording, after `total` samples.
+    pub(super) fn end(&mut self, total: u64) {
+        if let Some(start) = self.start.take() {
+            self.keep(Span { start, end: total.max(start) });
+        }
+    }
+
     /// The spans, padded, of a recording with that many samples.
     pub fn finish(mut self, total: u64) -> Vec<Span> {
-        if let Some(start) = self.start {
-            self.keep(Span { start, end: total });
-        }
-        let pad = self.rules.pad;
+        self.end(total);
+        let rules = self.rules;
         let mut spans = self.spans;
-        for i in 0..spans.len() {
-            if i == 0 {
-                spans[i].start = spans[i].start.saturating_sub(pad);
-            }
-            if i + 1 < spans.len() {
-                let gap = spans[i + 1].start - spans[i].end;
-                let (after, before) = if gap < 2 * pad { (gap / 2, gap / 2) } else { (pad, pad) };
-                spans[i].end = (spans[i].end + after).min(total);
-                spans[i + 1].start = spans[i + 1].start.saturating_sub(before);
-            } else {
-                spans[i].end = (spans[i].end + pad).min(total);
-            }
+        if let Some(first) = spans.first_mut() {
+            first.start = first.start.saturating_sub(rules.pad);
+        }
+        for i in 1..spans.len() {
+            let (before, after) = spans.split_at_mut(i);
+            rules.pad_between(&mut before[i - 1], &mut after[0], total);
+        }
+        if let Some(last) = spans.last_mut() {
+            last.end = (last.end + rules.pad).min(total);
         }
         spans
     }

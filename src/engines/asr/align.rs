@@ -1,0 +1,369 @@
+//! From cross-attention to times: which moment of the audio each token of a text listened to.
+//!
+//! Pure arithmetic over rows that a decoder kept; knows no model and no token. Time and memory are bounded by the shape
+//! of the rows: one head is looked at after the other, and a window of 448 tokens over 1500 frames takes milliseconds.
+
+use std::ops::Range;
+
+use crate::base::{Error, Result};
+
+/// A frame of the encoder.
+const FRAME_SECS: f64 = 0.02;
+
+/// Frames that the median looks at. Heads flicker by a frame or two; the reference's width.
+const MEDIAN: usize = 7;
+const REACH: usize = MEDIAN / 2;
+
+/// What the heads that follow the audio paid attention to: `[heads][tokens][frames]`, each row a softmax.
+pub(super) struct Attention<'a> {
+    pub(super) weights: &'a [f32],
+    pub(super) heads: usize,
+    pub(super) tokens: usize,
+    pub(super) frames: usize,
+}
+
+/// A graph gives softmax over the whole window, also over the frames behind the end of the audio.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scale {
+    /// As the graph gives it: what transformers does, and so what its token times are made of.
+    Given,
+    /// As if the softmax had seen the audio alone: what the first implementation does, and what is right for a text
+    /// that was put through the decoder once more.
+    Audio,
+}
+
+impl Attention<'_> {
+    /// The second at which each token of `kept` begins to listen, over the first `audio_frames` of the window.
+    ///
+    /// All tokens count where a frame's attention is set against the others' of the same frame, also those that are not
+    /// kept. The row of a token tells where the *next* one is spoken: it is what the decoder looks at to find it.
+    pub(super) fn times(&self, kept: Range<usize>, audio_frames: usize, scale: Scale) -> Result<Vec<f64>> {
+        if self.weights.len() != self.heads * self.tokens * self.frames || kept.end > self.tokens {
+            return Err(Error::internal("the attention of a text has another shape than its tokens"));
+        }
+        let width = audio_frames.min(self.frames);
+        if kept.is_empty() || width == 0 || self.heads == 0 {
+            return Ok(vec![0.0; kept.len()]);
+        }
+        let mut head = vec![0.0; self.tokens * width];
+        let mut sum = vec![0.0; kept.len() * width];
+        let mut row = Vec::with_capacity(width + 2 * REACH);
+        for rows in self.weights.chunks_exact(self.tokens * self.frames) {
+            crop(rows, self.frames, width, scale, &mut head);
+            standardise(&mut head, width);
+            for (token, sum) in kept.clone().zip(sum.chunks_exact_mut(width)) {
+                add_median(&head[token * width..][..width], &mut row, sum);
+            }
+        }
+        let heads = self.heads as f32;
+        // The path of the greatest attention is the path of the least cost.
+        sum.iter_mut().for_each(|value| *value /= -heads);
+        Ok(first_frames(&sum, width).into_iter().map(|frame| frame as f64 * FRAME_SECS).collect())
+    }
+}
+
+fn crop(rows: &[f32], frames: usize, width: usize, scale: Scale, head: &mut [f32]) {
+    for (from, to) in rows.chunks_exact(frames).zip(head.chunks_exact_mut(width)) {
+        to.copy_from_slice(&from[..width]);
+        // What is no number says nothing, and must not spread over the row.
+        to.iter_mut().filter(|value| !value.is_finite()).for_each(|value| *value = 0.0);
+        let total: f32 = to.iter().sum();
+        if scale == Scale::Audio && total > 0.0 {
+            to.iter_mut().for_each(|value| *value /= total);
+        }
+    }
+}
+
+/// Each frame's attention against that of the other tokens: mean 0, deviation 1 over the tokens.
+fn standardise(head: &mut [f32], width: usize) {
+    let tokens = (head.len() / width) as f64;
+    let mut mean = vec![0.0f64; width];
+    for row in head.chunks_exact(width) {
+        mean.iter_mut().zip(row).for_each(|(mean, value)| *mean += f64::from(*value));
+    }
+    mean.iter_mut().for_each(|mean| *mean /= tokens);
+    let mut deviation = vec![0.0f64; width];
+    for row in head.chunks_exact(width) {
+        for ((deviation, value), mean) in deviation.iter_mut().zip(row).zip(&mean) {
+            *deviation += (f64::from(*value) - mean).powi(2);
+        }
+    }
+    deviation.iter_mut().for_each(|deviation| *deviation = (*deviation / tokens).sqrt());
+    for row in head.chunks_exact_mut(width) {
+        for ((value, mean), deviation) in row.iter_mut().zip(&mean).zip(&deviation) {
+            // A frame that all tokens see alike tells them not apart.
+            *value = if *deviation > 0.0 { ((f64::from(*value) - mean) / deviation) as f32 } else { 0.0 };
+        }
+    }
+}
+
+/// Adds each frame's median with its neighbours; the row is mirrored at its ends.
+fn add_median(row: &[f32], mirrored: &mut Vec<f32>, sum: &mut [f32]) {
+    if row.len() <= REACH {
+        sum.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
+        return;
+    }
+    mirrored.clear();
+    mirrored.extend(row[1..=REACH].iter().rev());
+    mirrored.extend_from_slice(row);
+    mirrored.extend(row[row.len() - 1 - REACH..row.len() - 1].iter().rev());
+    for (frame, sum) in sum.iter_mut().enumerate() {
+        let mut near = [0.0; MEDIAN];
+        near.copy_from_slice(&mirrored[frame..frame + MEDIAN]);
+        *sum += median(near);
+    }
+}
+
+/// Without branches, so that the compiler may do several frames at once.
+fn median(mut near: [f32; MEDIAN]) -> f32 {
+    // A sorting network that leaves the median in its place.
+    const STEPS: [(usize, usize); 13] =
+        [(0, 5), (0, 3), (1, 6), (2, 4), (0, 1), (3, 5), (2, 6), (2, 3), (3, 6), (4, 5), (1, 4), (1, 3), (3, 4)];
+    for (low, high) in STEPS {
+        (near[low], near[high]) = (near[low].min(near[high]), near[low].max(near[high]));
+    }
+    near[REACH]
+}
+
+/// Where a step of the cheapest path came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    Both,
+    Token,
+    Frame,
+}
+
+/// Dynamic time warping: the cheapest path from the first token at the first frame to the last at the last, and on it
+/// the first frame of each token. Equal costs are told apart as the reference does, since texts with repeated words are
+/// full of them.
+fn first_frames(cost: &[f32], width: usize) -> Vec<usize> {
+    let tokens = cost.len() / width;
+    let mut steps = vec![Step::Frame; cost.len()];
+    // One column before the first frame, out of reach but for the very first step.
+    let mut above = vec![f32::INFINITY; width + 1];
+    above[0] = 0.0;
+    let mut current = vec![f32::INFINITY; width + 1];
+    for (cost, steps) in cost.chunks_exact(width).zip(steps.chunks_exact_mut(width)) {
+        let mut left = f32::INFINITY;
+        current[0] = left;
+        for frame in 0..width {
+            let (both, token) = (above[frame], above[frame + 1]);
+            let (least, step) = if both < token && both < left {
+                (both, Step::Both)
+            } else if token < both && token < left {
+                (token, Step::Token)
+            } else {
+                (left, Step::Frame)
+            };
+            left = cost[frame] + least;
+            current[frame + 1] = left;
+            steps[frame] = step;
+        }
+        std::mem::swap(&mut above, &mut current);
+    }
+
+    let mut first = vec![0; tokens];
+    let (mut token, mut frame) = (tokens - 1, width - 1);
+    loop {
+        first[token] = frame;
+        let step = match (token, frame) {
+            (0, 0) => return first,
+            (0, _) => Step::Frame,
+            (_, 0) => Step::Token,
+            _ => steps[token * width + frame],
+        };
+        token -= usize::from(step != Step::Frame);
+        frame -= usize::from(step != Step::Token);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    /// The definition, word for word and slow.
+    fn plain(attention: &Attention<'_>, kept: Range<usize>, width: usize, scale: Scale) -> Vec<f64> {
+        let Attention { weights, heads, tokens, frames } = *attention;
+        let mut all = vec![vec![vec![0.0f64; width]; tokens]; heads];
+        for (head, rows) in all.iter_mut().enumerate() {
+            for (token, row) in rows.iter_mut().enumerate() {
+                for (frame, value) in row.iter_mut().enumerate() {
+                    *value = weights[(head * tokens + token) * frames + frame].into();
+                }
+                let total: f64 = row.iter().sum();
+                if scale == Scale::Audio {
+                    row.iter_mut().for_each(|value| *value /= total);
+                }
+            }
+            for frame in 0..width {
+                let column: Vec<f64> = rows.iter().map(|row| row[frame]).collect();
+                let mean = column.iter().sum::<f64>() / tokens as f64;
+                let deviation = (column.iter().map(|it| (it - mean).powi(2)).sum::<f64>() / tokens as f64).sqrt();
+                rows.iter_mut().for_each(|row| row[frame] = (row[frame] - mean) / deviation);
+            }
+        }
+        let mirrored = |at: isize| {
+            let last = width as isize - 1;
+            (if at < 0 {
+                -at
+            } else if at > last {
+                2 * last - at
+            } else {
+                at
+            }) as usize
+        };
+        let value = |token: usize, frame: usize| {
+            let medians = all.iter().map(|rows| {
+                let mut near: Vec<f64> = (-3..=3).map(|by| rows[token][mirrored(frame as isize + by)]).collect();
+                near.sort_by(f64::total_cmp);
+                near[3]
+            });
+            medians.sum::<f64>() / heads as f64
+        };
+        let rows = kept.map(|token| (0..width).map(|frame| -value(token, frame)).collect()).collect();
+        plain_path(rows).into_iter().map(|frame| frame as f64 * 0.02).collect()
+    }
+
+    fn plain_path(rows: Vec<Vec<f64>>) -> Vec<usize> {
+        let (count, width) = (rows.len(), rows[0].len());
+        let mut cost = vec![vec![f64::INFINITY; width + 1]; count + 1];
+        let mut from = vec![vec![2u8; width + 1]; count + 1];
+        cost[0][0] = 0.0;
+        for frame in 1..=width {
+            for token in 1..=count {
+                let (both, up, left) = (cost[token - 1][frame - 1], cost[token - 1][frame], cost[token][frame - 1]);
+                let (least, step) = if both < up && both < left {
+                    (both, 0)
+                } else if up < both && up < left {
+                    (up, 1)
+                } else {
+                    (left, 2)
+                };
+                cost[token][frame] = least + rows[token - 1][frame - 1];
+                from[token][frame] = step;
+            }
+        }
+        let mut path = Vec::new();
+        let (mut token, mut frame) = (count, width);
+        while token > 0 || frame > 0 {
+            path.push((token - 1, frame - 1));
+            match if token == 0 {
+                2
+            } else if frame == 0 {
+                1
+            } else {
+                from[token][frame]
+            } {
+                0 => (token, frame) = (token - 1, frame - 1),
+                1 => token -= 1,
+                _ => frame -= 1,
+            }
+        }
+        let mut first = Vec::new();
+        for (token, frame) in path.into_iter().rev() {
+            if token == first.len() {
+                first.push(frame);
+            }
+        }
+        first
+    }
+
+    /// Rows with a ridge that wanders through the audio, and noise.
+    fn rows(seed: u64, heads: usize, tokens: usize, frames: usize) -> Vec<f32> {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut all = Vec::new();
+        for _ in 0..heads {
+            for token in 0..tokens {
+                let ridge = (token as f32 + random.f32()) / tokens as f32 * frames as f32;
+                let row: Vec<f32> = (0..frames)
+                    .map(|frame| (-((frame as f32 - ridge) / 4.0).powi(2)).exp() + 0.2 * random.f32())
+                    .collect();
+                let total: f32 = row.iter().sum();
+                all.extend(row.iter().map(|value| value / total));
+            }
+        }
+        all
+    }
+
+    #[test]
+    fn times_equal_the_definition() {
+        for (seed, heads, tokens, frames, width) in
+            [(1, 3, 12, 80, 60), (2, 1, 5, 9, 9), (3, 4, 40, 120, 100), (4, 2, 7, 30, 4), (5, 1, 30, 30, 20)]
+        {
+            let weights = rows(seed, heads, tokens, frames);
+            let attention = Attention { weights: &weights, heads, tokens, frames };
+            for scale in [Scale::Given, Scale::Audio] {
+                for kept in [0..tokens, 3..tokens - 1] {
+                    let times = attention.times(kept.clone(), width, scale).unwrap();
+                    assert_eq!(times, plain(&attention, kept, width, scale), "seed {seed}, {scale:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_clear_diagonal_is_followed() {
+        let (tokens, frames) = (10, 100);
+        let weights: Vec<f32> =
+            (0..tokens * frames).map(|at| if at % frames / 10 == at / frames { 0.1 } else { 0.0 }).collect();
+        let times = Attention { weights: &weights, heads: 1, tokens, frames }.times(0..tokens, frames, Scale::Given);
+        let expected: Vec<f64> = (0..tokens).map(|token| token as f64 * 0.2).collect();
+        for (time, expected) in times.unwrap().iter().zip(expected) {
+            assert!((time - expected).abs() < 0.061, "{time} for {expected}");
+        }
+    }
+
+    #[test]
+    fn equal_costs_are_told_apart_as_the_definition_does() {
+        assert_eq!(first_frames(&[0.0; 12], 4), [0, 0, 0]);
+        let mut random = fastrand::Rng::with_seed(11);
+        for _ in 0..300 {
+            let (tokens, width) = (random.usize(1..9), random.usize(1..12));
+            let cost: Vec<f32> = (0..tokens * width).map(|_| random.i8(-1..=1).into()).collect();
+            let rows = cost.chunks(width).map(|row| row.iter().map(|value| f64::from(*value)).collect()).collect();
+            assert_eq!(first_frames(&cost, width), plain_path(rows), "{width} wide: {cost:?}");
+        }
+    }
+
+    #[test]
+    fn the_median_is_that_of_a_sort() {
+        let mut random = fastrand::Rng::with_seed(9);
+        for _ in 0..5_000 {
+            let near: [f32; MEDIAN] = std::array::from_fn(|_| random.u32(0..9) as f32);
+            let mut sorted = near;
+            sorted.sort_by(f32::total_cmp);
+            assert_eq!(median(near), sorted[REACH], "{near:?}");
+        }
+    }
+
+    #[test]
+    fn rows_that_make_no_sense_give_times_all_the_same_and_never_panic() {
+        let (heads, tokens, frames) = (2, 6, 20);
+        for value in [0.0, f32::NAN, f32::INFINITY, 1e-30] {
+            let weights = vec![value; heads * tokens * frames];
+            for width in [0, 1, 2, 3, 4, 20, 99] {
+                let attention = Attention { weights: &weights, heads, tokens, frames };
+                let times = attention.times(1..tokens, width, Scale::Audio).unwrap();
+                assert_eq!(times.len(), 5);
+                assert!(times.is_sorted() && times.iter().all(|time| (0.0..=0.4).contains(time)), "{times:?}");
+            }
+        }
+        let short = Attention { weights: &[0.5; 7], heads, tokens, frames };
+        assert!(short.times(0..2, 20, Scale::Given).is_err());
+        let none = Attention { weights: &[], heads: 0, tokens: 4, frames };
+        assert_eq!(none.times(0..4, 20, Scale::Given).unwrap(), [0.0; 4]);
+    }
+
+    #[test]
+    fn a_full_window_is_aligned_within_bounded_time() {
+        let weights = rows(7, 1, 448, 1500);
+        let attention = Attention { weights: &weights, heads: 1, tokens: 448, frames: 1500 };
+        let begun = Instant::now();
+        let times = attention.times(3..447, 1500, Scale::Audio).unwrap();
+        assert!(times.is_sorted());
+        // A few milliseconds in a release; a debug build on a busy machine is far slower.
+        assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    }
+}
