@@ -3,6 +3,9 @@
 mod align;
 mod ask;
 pub mod whisper;
+mod guards;
+pub mod longform;
 mod words;
 
 pub use ask::{Decode, Piece, PieceText, SegmentText, TranscribeAsk, TranscribeStep, transcript};
+pub use guards::Guards;

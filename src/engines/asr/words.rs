@@ -9,6 +9,11 @@ use crate::{base::Result, flow::Word};
 /// Written without spaces: each character that is whole is a word.
 const WITHOUT_SPACES: [&str; 6] = ["zh", "ja", "th", "lo", "my", "yue"];
 
+/// Is a text of that language written without spaces?
+pub(super) fn is_without_spaces(language: &str) -> bool {
+    WITHOUT_SPACES.contains(&language)
+}
+
 /// ASCII's. Stands alone until it is joined to its word.
 const PUNCTUATION: &str = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~";
 /// Belongs to the word after it.
@@ -53,7 +58,7 @@ pub(super) fn words(
     for (text, count) in whole_characters(&ids, &mut read)? {
         let tokens = &tokens[first..first + count];
         first += count;
-        let alone = WITHOUT_SPACES.contains(&language) || text.starts_with(' ') || PUNCTUATION.contains(text.trim());
+        let alone = is_without_spaces(language) || text.starts_with(' ') || PUNCTUATION.contains(text.trim());
         let word = TimedWord {
             text,
             tokens: count,
