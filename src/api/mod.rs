@@ -19,7 +19,6 @@ mod models;
 mod path;
 mod sessions;
 mod speech;
-mod transcript;
 mod ui;
 mod vision;
 pub mod wire;

@@ -12,11 +12,10 @@ use crate::{
     api::{
         call::{Call, Response, json, not_found, text, typed},
         error::{Refusal, Reply},
-        transcript,
         wire::{EventList, SessionDetail, SessionInfo, SessionList, SessionTranscript},
     },
     base::{Error, Result},
-    flow::{Task, TextSegment},
+    flow::{Task, TextSegment, subtitles},
     store::{SessionRow, SessionState},
 };
 
@@ -121,9 +120,9 @@ pub(crate) async fn transcript(call: Call) -> Reply {
     let segments = call.context().store.transcript(&row.id).await?;
     Ok(match format.as_str() {
         "json" => json(StatusCode::OK, &session_transcript(&row, segments)),
-        "txt" => text(StatusCode::OK, transcript::txt(&segments)),
-        "srt" => file("application/x-subrip; charset=utf-8", transcript::srt(&segments)),
-        "vtt" => file("text/vtt; charset=utf-8", transcript::vtt(&segments)),
+        "txt" => text(StatusCode::OK, subtitles::txt(&segments)),
+        "srt" => file("application/x-subrip; charset=utf-8", subtitles::srt(&segments)),
+        "vtt" => file("text/vtt; charset=utf-8", subtitles::vtt(&segments)),
         _ => return Err(not_found(format_args!("transcript.{format}"))),
     })
 }

@@ -1,4 +1,4 @@
-//! Plain data that travels between the layers. No behaviour beyond parsing itself; no module but `base`.
+//! Plain data that travels between the layers. No behaviour beyond parsing and writing itself; no module but `base`.
 //!
 //! *chunk* (as received) → *segment* (cut) → *job* (asked) → *outcome* (answered) → *event* (published).
 
@@ -7,6 +7,7 @@ pub mod event;
 pub mod frame;
 pub mod outcome;
 pub mod session;
+pub mod subtitles;
 pub mod task;
 
 pub use audio::{AudioFormat, Encoding, Pcm, SAMPLE_RATE_HZ};

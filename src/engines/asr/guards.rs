@@ -5,7 +5,7 @@
 
 use std::{collections::HashSet, sync::LazyLock};
 
-use super::{SegmentText, words::is_without_spaces};
+use super::{SegmentText, accuracy::plain, words::is_without_spaces};
 use crate::flow::Word;
 
 /// Which guards stand.
@@ -76,13 +76,6 @@ impl Guard {
         let often = if self.last.split(' ').count() >= 3 { 2 } else { 5 };
         self.times > often
     }
-}
-
-/// Lower case, words alone, one space between.
-fn plain(text: &str) -> String {
-    let letters = text.chars().flat_map(char::to_lowercase);
-    let spaced: String = letters.map(|letter| if letter.is_alphanumeric() { letter } else { ' ' }).collect();
-    spaced.split_whitespace().collect::<Vec<&str>>().join(" ")
 }
 
 /// The longest run of words that is looked for as a loop.

@@ -1,5 +1,6 @@
 //! Speech to text. `ask` is what is asked and answered, the same for every family of models.
 
+mod accuracy;
 mod align;
 mod ask;
 pub mod whisper;
@@ -7,5 +8,6 @@ mod guards;
 pub mod longform;
 mod words;
 
+pub use accuracy::WordErrors;
 pub use ask::{Decode, Piece, PieceText, SegmentText, TranscribeAsk, TranscribeStep, transcript};
 pub use guards::Guards;
