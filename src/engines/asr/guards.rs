@@ -298,7 +298,7 @@ mod tests {
             SegmentText { end: 0.1, ..segment(phrase) },
         ];
         for segment in doubtful {
-            let mut pass = |language: &str| Guard::new(Guards::default()).pass(segment.clone(), language).segment;
+            let pass = |language: &str| Guard::new(Guards::default()).pass(segment.clone(), language).segment;
             assert_eq!(pass("es"), None);
             assert!(pass("en").is_some(), "each language has its own");
             assert!(Guard::new(Guards::NONE).pass(segment.clone(), "es").segment.is_some());
@@ -333,7 +333,7 @@ mod tests {
         let speech = spoken(0.5, 3.0, 0.9);
         let mut segments = vec![speech.clone(), spoken(10.0, 12.0, 0.05), spoken(20.0, 22.0, 0.9)];
         assert_eq!(SILENCE.cut(&mut segments, 2.0), Some(10.0));
-        assert_eq!(segments, [speech.clone()]);
+        assert_eq!(segments, std::slice::from_ref(&speech));
 
         let mut last = vec![speech.clone(), spoken(10.0, 12.0, 0.05)];
         assert_eq!(Silence { recording_end: 13.0, window_end: 13.0, ..SILENCE }.cut(&mut last, 2.0), None);

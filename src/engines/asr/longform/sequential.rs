@@ -100,6 +100,7 @@ impl Sequential {
 
         let offset = samples_to_secs(self.seek);
         let mut next = self.next_seek(text.advance_secs);
+        let goes_on = next < self.window_end();
         let mut segments: Vec<SegmentText> = text.segments.into_iter().map(|it| moved(it, offset)).collect();
         let silence = Silence {
             window_start: offset,
@@ -119,14 +120,20 @@ impl Sequential {
 
         let language = self.language.ask().to_owned();
         let mut kept = Vec::new();
+        let mut context = Vec::new();
         let mut looped = false;
-        for segment in segments {
+        let count = segments.len();
+        for (number, segment) in segments.into_iter().enumerate() {
             if segment.start == segment.end || segment.text.trim().is_empty() {
                 continue;
             }
             let passed = self.guard.pass(segment, &language);
             looped |= passed.looped;
-            kept.extend(passed.segment);
+            let Some(segment) = passed.segment else { continue };
+            // The last segment of a text that goes on carries the time that opens what follows, which is not said yet.
+            let opens = goes_on && number + 1 == count && segment.tokens.len() > 2;
+            context.extend(&segment.tokens[..segment.tokens.len() - usize::from(opens)]);
+            kept.push(segment);
         }
         // What fills the next window with the same is no context, nor is what was found by chance.
         if looped || hot || (!self.condition && !silent) {
@@ -134,7 +141,7 @@ impl Sequential {
             self.ask.prompt = None;
         }
         if self.condition && !looped && !hot {
-            self.previous.extend(kept.iter().flat_map(|segment| &segment.tokens));
+            self.previous.append(&mut context);
             self.previous.drain(..self.previous.len().saturating_sub(MAX_PREVIOUS));
         }
         self.seek = next;
@@ -265,12 +272,26 @@ mod tests {
     }
 
     #[test]
+    fn the_time_that_opens_what_follows_is_no_context_yet() {
+        let with = |tokens: &[u32]| vec![SegmentText { tokens: tokens.to_vec(), ..segment(0.0, 1.0, "a") }];
+        let mut machine = machine(300 * RATE, true);
+        let mut previous = |answers| {
+            let request = machine.request().unwrap();
+            machine.accept(answers).unwrap();
+            request.parts[0].previous.clone()
+        };
+        previous(answer(10.0, with(&[90, 1, 95, 96])));
+        assert_eq!(previous(answer(30.0, with(&[91, 2, 92]))), [90, 1, 95]);
+        assert_eq!(previous(answer(30.0, vec![])), [90, 1, 95, 91, 2, 92]);
+    }
+
+    #[test]
     fn context_has_a_limit() {
         let mut machine = machine(3000 * RATE, true);
         for _ in 0..5 {
             machine.request().unwrap();
             let long = SegmentText { tokens: (0..200).collect(), ..segment(0.0, 1.0, "a") };
-            machine.accept(answer(1.0, vec![long])).unwrap();
+            machine.accept(answer(30.0, vec![long])).unwrap();
         }
         let previous = machine.request().unwrap().parts[0].previous.clone();
         assert_eq!((previous.len(), previous.last()), (MAX_PREVIOUS, Some(&199)));
