@@ -89,13 +89,23 @@ fn sample_of(secs: f64) -> u64 {
     (secs.max(0.0) * f64::from(SAMPLE_RATE_HZ)).round() as u64
 }
 
+/// A span in the window that is being filled.
+struct Placed {
+    /// With its pads.
+    span: Span,
+    /// The silence before it, pads and all.
+    pause: u64,
+}
+
 /// Gathers speech to windows, one frame's probability after the other.
 pub struct Windows {
     rules: Rules,
     offline: Offline,
     /// The last span: its end is padded when it is known what follows.
-    held: Option<Span>,
-    open: Vec<Span>,
+    held: Option<Placed>,
+    /// Where the last span ended, without its pad.
+    spoken_until: u64,
+    open: Vec<Placed>,
     ready: VecDeque<Window>,
 }
 
@@ -110,7 +120,14 @@ impl Default for Windows {
 impl Windows {
     pub fn new(rules: Rules) -> Windows {
         let rules = rules.max_speech_secs(LONGEST_SECS);
-        Windows { rules, offline: Offline::new(rules), held: None, open: Vec::new(), ready: VecDeque::new() }
+        Windows {
+            rules,
+            offline: Offline::new(rules),
+            held: None,
+            spoken_until: 0,
+            open: Vec::new(),
+            ready: VecDeque::new(),
+        }
     }
 
     pub fn push(&mut self, probability: f32) {
@@ -121,11 +138,12 @@ impl Windows {
         let now = self.offline.heard();
         let silent = self.offline.speaking_since().is_none();
         // No speech can begin any more where its pad would meet this one's.
-        if silent && let Some(span) = self.held.take_if(|span| now >= span.end + 2 * self.rules.pad) {
-            self.place(Span { end: span.end + self.rules.pad, ..span });
+        if silent && let Some(mut held) = self.held.take_if(|held| now >= held.span.end + 2 * self.rules.pad) {
+            held.span.end += self.rules.pad;
+            self.place(held);
         }
-        if self.open.first().is_some_and(|first| now >= first.start + PATIENCE) {
-            self.close();
+        if self.open.first().is_some_and(|first| now >= first.span.start + PATIENCE) {
+            self.close(self.open.len());
         }
     }
 
@@ -135,10 +153,11 @@ impl Windows {
         for span in self.offline.take_ended() {
             self.follow(span, total);
         }
-        if let Some(span) = self.held.take() {
-            self.place(Span { start: span.start.min(total), end: (span.end + self.rules.pad).min(total) });
+        if let Some(Placed { span, pause }) = self.held.take() {
+            let span = Span { start: span.start.min(total), end: (span.end + self.rules.pad).min(total) };
+            self.place(Placed { span, pause });
         }
-        self.close();
+        self.close(self.open.len());
     }
 
     /// The next window whose audio is all known.
@@ -149,41 +168,61 @@ impl Windows {
     /// No window that is still to come begins before this sample.
     pub fn needed_from(&self) -> u64 {
         let ready = self.ready.front().map(Window::start);
-        let open = self.open.first().or(self.held.as_ref()).map(|span| span.start);
+        let open = self.open.first().or(self.held.as_ref()).map(|first| first.span.start);
         let speaking = self.offline.speaking_since().map(|start| start.saturating_sub(self.rules.pad));
         let silence = self.offline.heard().saturating_sub(self.rules.pad);
         [ready, open, speaking].into_iter().flatten().fold(silence, u64::min)
     }
 
     fn follow(&mut self, mut span: Span, total: u64) {
+        let pause = span.start.saturating_sub(self.spoken_until);
+        self.spoken_until = span.end;
         match self.held.take() {
             Some(mut before) => {
-                self.rules.pad_between(&mut before, &mut span, total);
+                self.rules.pad_between(&mut before.span, &mut span, total);
                 self.place(before);
             }
             None => span.start = span.start.saturating_sub(self.rules.pad),
         }
-        self.held = Some(span);
+        self.held = Some(Placed { span, pause });
     }
 
-    fn place(&mut self, span: Span) {
-        let longest = sample_of(LONGEST_SECS);
-        let filled: u64 = self.open.iter().map(Span::len).sum();
-        if filled + span.len() > longest {
-            self.close();
+    fn place(&mut self, placed: Placed) {
+        if placed.span.is_empty() {
+            return;
         }
-        match self.open.last_mut() {
-            Some(before) if before.end == span.start => before.end = span.end,
-            _ if span.is_empty() => {}
-            _ => self.open.push(span),
+        while !self.open.is_empty() && filled(&self.open) + placed.span.len() > sample_of(LONGEST_SECS) {
+            self.close(self.best_cut(placed.pause));
         }
+        self.open.push(placed);
     }
 
-    fn close(&mut self) {
-        if !self.open.is_empty() {
-            self.ready.push_back(Window { spans: std::mem::take(&mut self.open) });
+    /// Before which span to cut a window that is full, `pause` being the silence behind it: at the longest silence of its
+    /// second half, for people pause longer between sentences than within.
+    fn best_cut(&self, pause: u64) -> usize {
+        let half = sample_of(LONGEST_SECS / 2.0);
+        let late = (1..self.open.len()).filter(|cut| filled(&self.open[..*cut]) >= half);
+        let longest = late.max_by_key(|cut| self.open[*cut].pause);
+        longest.filter(|cut| self.open[*cut].pause > pause).unwrap_or(self.open.len())
+    }
+
+    /// Gives away that many of the open spans.
+    fn close(&mut self, count: usize) {
+        let mut spans: Vec<Span> = Vec::with_capacity(count);
+        for Placed { span, .. } in self.open.drain(..count) {
+            match spans.last_mut() {
+                Some(before) if before.end == span.start => before.end = span.end,
+                _ => spans.push(span),
+            }
+        }
+        if !spans.is_empty() {
+            self.ready.push_back(Window { spans });
         }
     }
+}
+
+fn filled(placed: &[Placed]) -> u64 {
+    placed.iter().map(|placed| placed.span.len()).sum()
 }
 
 #[cfg(test)]
@@ -246,6 +285,15 @@ mod tests {
         assert!(windows.len() >= 4);
         assert!(windows.windows(2).all(|pair| pair[0].end() == pair[1].start()), "{windows:?}");
         assert_eq!((windows[0].start(), windows[windows.len() - 1].end()), (0, 95 * RATE / FRAME * FRAME));
+    }
+
+    #[test]
+    fn a_full_window_ends_at_the_longest_pause_of_its_second_half() {
+        // Sentences of 5 s with short pauses; the longest but one of all is early, the longest of the late ones behind 22 s.
+        let (windows, _) = windows_of(&[5.0, 0.7, 5.0, 0.3, 5.0, 0.2, 5.0, 0.5, 4.0, 0.2, 5.0, 0.2, 5.0]);
+        let secs: Vec<f64> = windows.iter().map(|window| samples_to_secs(window.end())).collect();
+        assert_eq!(windows.len(), 2, "{windows:?}");
+        assert!((21.0..21.9).contains(&secs[0]), "{secs:?}");
     }
 
     #[test]

@@ -1,16 +1,11 @@
-//! From cross-attention to times: which moment of the audio each token of a text listened to.
+//! From cross-attention to frames: which moment of the audio each token of a text listened to.
 //!
 //! Pure arithmetic over rows that a decoder kept; knows no model and no token. Time and memory are bounded by the shape
 //! of the rows: one head is looked at after the other, and a window of 448 tokens over 1500 frames takes milliseconds.
 
-use std::ops::Range;
-
 use crate::base::{Error, Result};
 
-/// A frame of the encoder.
-const FRAME_SECS: f64 = 0.02;
-
-/// Frames that the median looks at. Heads flicker by a frame or two; the reference's width.
+/// Frames that a median is taken of: heads flicker by a frame or two. The same in all published models.
 const MEDIAN: usize = 7;
 const REACH: usize = MEDIAN / 2;
 
@@ -22,55 +17,43 @@ pub(super) struct Attention<'a> {
     pub(super) frames: usize,
 }
 
-/// A graph gives softmax over the whole window, also over the frames behind the end of the audio.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Scale {
-    /// As the graph gives it: what transformers does, and so what its token times are made of.
-    Given,
-    /// As if the softmax had seen the audio alone: what the first implementation does, and what is right for a text
-    /// that was put through the decoder once more.
-    Audio,
-}
-
 impl Attention<'_> {
-    /// The second at which each token of `kept` begins to listen, over the first `audio_frames` of the window.
+    /// The first frame that each token listens to, of the first `audio_frames` of the window.
     ///
-    /// All tokens count where a frame's attention is set against the others' of the same frame, also those that are not
-    /// kept. The row of a token tells where the *next* one is spoken: it is what the decoder looks at to find it.
-    pub(super) fn times(&self, kept: Range<usize>, audio_frames: usize, scale: Scale) -> Result<Vec<f64>> {
-        if self.weights.len() != self.heads * self.tokens * self.frames || kept.end > self.tokens {
+    /// The row of a token, told when it was fed, shows where the *next* one is spoken: that is what the decoder looks at to
+    /// find it. Rows count as the graph gives them, a softmax over the whole window, and the tokens of the prompt are not
+    /// among them: as in transformers. (The first implementation puts the finished text through the decoder once
+    /// more, scales its rows to the audio alone, and has no times of segments among its tokens to take up the pauses.)
+    pub(super) fn first_frames(&self, audio_frames: usize) -> Result<Vec<usize>> {
+        if self.weights.len() != self.heads * self.tokens * self.frames {
             return Err(Error::internal("the attention of a text has another shape than its tokens"));
         }
         let width = audio_frames.min(self.frames);
-        if kept.is_empty() || width == 0 || self.heads == 0 {
-            return Ok(vec![0.0; kept.len()]);
+        if self.tokens == 0 || width == 0 || self.heads == 0 {
+            return Ok(vec![0; self.tokens]);
         }
         let mut head = vec![0.0; self.tokens * width];
-        let mut sum = vec![0.0; kept.len() * width];
+        let mut sum = vec![0.0; self.tokens * width];
         let mut row = Vec::with_capacity(width + 2 * REACH);
         for rows in self.weights.chunks_exact(self.tokens * self.frames) {
-            crop(rows, self.frames, width, scale, &mut head);
+            crop(rows, self.frames, width, &mut head);
             standardise(&mut head, width);
-            for (token, sum) in kept.clone().zip(sum.chunks_exact_mut(width)) {
-                add_median(&head[token * width..][..width], &mut row, sum);
+            for (values, sum) in head.chunks_exact(width).zip(sum.chunks_exact_mut(width)) {
+                add_medians(values, &mut row, sum);
             }
         }
         let heads = self.heads as f32;
         // The path of the greatest attention is the path of the least cost.
         sum.iter_mut().for_each(|value| *value /= -heads);
-        Ok(first_frames(&sum, width).into_iter().map(|frame| frame as f64 * FRAME_SECS).collect())
+        Ok(cheapest_path(&sum, width))
     }
 }
 
-fn crop(rows: &[f32], frames: usize, width: usize, scale: Scale, head: &mut [f32]) {
+fn crop(rows: &[f32], frames: usize, width: usize, head: &mut [f32]) {
     for (from, to) in rows.chunks_exact(frames).zip(head.chunks_exact_mut(width)) {
         to.copy_from_slice(&from[..width]);
         // What is no number says nothing, and must not spread over the row.
         to.iter_mut().filter(|value| !value.is_finite()).for_each(|value| *value = 0.0);
-        let total: f32 = to.iter().sum();
-        if scale == Scale::Audio && total > 0.0 {
-            to.iter_mut().for_each(|value| *value /= total);
-        }
     }
 }
 
@@ -98,7 +81,7 @@ fn standardise(head: &mut [f32], width: usize) {
 }
 
 /// Adds each frame's median with its neighbours; the row is mirrored at its ends.
-fn add_median(row: &[f32], mirrored: &mut Vec<f32>, sum: &mut [f32]) {
+fn add_medians(row: &[f32], mirrored: &mut Vec<f32>, sum: &mut [f32]) {
     if row.len() <= REACH {
         sum.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
         return;
@@ -114,7 +97,7 @@ fn add_median(row: &[f32], mirrored: &mut Vec<f32>, sum: &mut [f32]) {
     }
 }
 
-/// Without branches, so that the compiler may do several frames at once.
+/// Without branches, for it is taken of every frame of every token of every head.
 fn median(mut near: [f32; MEDIAN]) -> f32 {
     // A sorting network that leaves the median in its place.
     const STEPS: [(usize, usize); 13] =
@@ -136,7 +119,7 @@ enum Step {
 /// Dynamic time warping: the cheapest path from the first token at the first frame to the last at the last, and on it
 /// the first frame of each token. Equal costs are told apart as the reference does, since texts with repeated words are
 /// full of them.
-fn first_frames(cost: &[f32], width: usize) -> Vec<usize> {
+fn cheapest_path(cost: &[f32], width: usize) -> Vec<usize> {
     let tokens = cost.len() / width;
     let mut steps = vec![Step::Frame; cost.len()];
     // One column before the first frame, out of reach but for the very first step.
@@ -184,17 +167,13 @@ mod tests {
     use super::*;
 
     /// The definition, word for word and slow.
-    fn plain(attention: &Attention<'_>, kept: Range<usize>, width: usize, scale: Scale) -> Vec<f64> {
+    fn plain(attention: &Attention<'_>, width: usize) -> Vec<usize> {
         let Attention { weights, heads, tokens, frames } = *attention;
         let mut all = vec![vec![vec![0.0f64; width]; tokens]; heads];
         for (head, rows) in all.iter_mut().enumerate() {
             for (token, row) in rows.iter_mut().enumerate() {
                 for (frame, value) in row.iter_mut().enumerate() {
                     *value = weights[(head * tokens + token) * frames + frame].into();
-                }
-                let total: f64 = row.iter().sum();
-                if scale == Scale::Audio {
-                    row.iter_mut().for_each(|value| *value /= total);
                 }
             }
             for frame in 0..width {
@@ -222,8 +201,7 @@ mod tests {
             });
             medians.sum::<f64>() / heads as f64
         };
-        let rows = kept.map(|token| (0..width).map(|frame| -value(token, frame)).collect()).collect();
-        plain_path(rows).into_iter().map(|frame| frame as f64 * 0.02).collect()
+        plain_path((0..tokens).map(|token| (0..width).map(|frame| -value(token, frame)).collect()).collect())
     }
 
     fn plain_path(rows: Vec<Vec<f64>>) -> Vec<usize> {
@@ -288,18 +266,14 @@ mod tests {
     }
 
     #[test]
-    fn times_equal_the_definition() {
+    fn frames_equal_the_definition() {
         for (seed, heads, tokens, frames, width) in
             [(1, 3, 12, 80, 60), (2, 1, 5, 9, 9), (3, 4, 40, 120, 100), (4, 2, 7, 30, 4), (5, 1, 30, 30, 20)]
         {
             let weights = rows(seed, heads, tokens, frames);
             let attention = Attention { weights: &weights, heads, tokens, frames };
-            for scale in [Scale::Given, Scale::Audio] {
-                for kept in [0..tokens, 3..tokens - 1] {
-                    let times = attention.times(kept.clone(), width, scale).unwrap();
-                    assert_eq!(times, plain(&attention, kept, width, scale), "seed {seed}, {scale:?}");
-                }
-            }
+            let frames = attention.first_frames(width).unwrap();
+            assert_eq!(frames, plain(&attention, width), "seed {seed}");
         }
     }
 
@@ -308,22 +282,21 @@ mod tests {
         let (tokens, frames) = (10, 100);
         let weights: Vec<f32> =
             (0..tokens * frames).map(|at| if at % frames / 10 == at / frames { 0.1 } else { 0.0 }).collect();
-        let times = Attention { weights: &weights, heads: 1, tokens, frames }.times(0..tokens, frames, Scale::Given);
-        let expected: Vec<f64> = (0..tokens).map(|token| token as f64 * 0.2).collect();
-        for (time, expected) in times.unwrap().iter().zip(expected) {
-            assert!((time - expected).abs() < 0.061, "{time} for {expected}");
+        let found = Attention { weights: &weights, heads: 1, tokens, frames }.first_frames(frames).unwrap();
+        for (token, frame) in found.into_iter().enumerate() {
+            assert!(frame.abs_diff(token * 10) <= 3, "{frame} for token {token}");
         }
     }
 
     #[test]
     fn equal_costs_are_told_apart_as_the_definition_does() {
-        assert_eq!(first_frames(&[0.0; 12], 4), [0, 0, 0]);
+        assert_eq!(cheapest_path(&[0.0; 12], 4), [0, 0, 0]);
         let mut random = fastrand::Rng::with_seed(11);
         for _ in 0..300 {
             let (tokens, width) = (random.usize(1..9), random.usize(1..12));
             let cost: Vec<f32> = (0..tokens * width).map(|_| random.i8(-1..=1).into()).collect();
             let rows = cost.chunks(width).map(|row| row.iter().map(|value| f64::from(*value)).collect()).collect();
-            assert_eq!(first_frames(&cost, width), plain_path(rows), "{width} wide: {cost:?}");
+            assert_eq!(cheapest_path(&cost, width), plain_path(rows), "{width} wide: {cost:?}");
         }
     }
 
@@ -339,21 +312,21 @@ mod tests {
     }
 
     #[test]
-    fn rows_that_make_no_sense_give_times_all_the_same_and_never_panic() {
+    fn rows_that_make_no_sense_give_frames_all_the_same_and_never_panic() {
         let (heads, tokens, frames) = (2, 6, 20);
         for value in [0.0, f32::NAN, f32::INFINITY, 1e-30] {
             let weights = vec![value; heads * tokens * frames];
             for width in [0, 1, 2, 3, 4, 20, 99] {
                 let attention = Attention { weights: &weights, heads, tokens, frames };
-                let times = attention.times(1..tokens, width, Scale::Audio).unwrap();
-                assert_eq!(times.len(), 5);
-                assert!(times.is_sorted() && times.iter().all(|time| (0.0..=0.4).contains(time)), "{times:?}");
+                let found = attention.first_frames(width).unwrap();
+                assert_eq!(found.len(), tokens);
+                assert!(found.is_sorted() && found.iter().all(|frame| *frame <= width.min(frames)), "{found:?}");
             }
         }
         let short = Attention { weights: &[0.5; 7], heads, tokens, frames };
-        assert!(short.times(0..2, 20, Scale::Given).is_err());
+        assert!(short.first_frames(20).is_err());
         let none = Attention { weights: &[], heads: 0, tokens: 4, frames };
-        assert_eq!(none.times(0..4, 20, Scale::Given).unwrap(), [0.0; 4]);
+        assert_eq!(none.first_frames(20).unwrap(), [0; 4]);
     }
 
     #[test]
@@ -361,8 +334,7 @@ mod tests {
         let weights = rows(7, 1, 448, 1500);
         let attention = Attention { weights: &weights, heads: 1, tokens: 448, frames: 1500 };
         let begun = Instant::now();
-        let times = attention.times(3..447, 1500, Scale::Audio).unwrap();
-        assert!(times.is_sorted());
+        assert!(attention.first_frames(1500).unwrap().is_sorted());
         // A few milliseconds in a release; a debug build on a busy machine is far slower.
         assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
     }

@@ -1,7 +1,7 @@
 //! From tokens with times to words with times.
 //!
 //! Knows no model: what a token reads as comes in as a function, because a token may be half a character. The rules that
-//! tidy up times are the reference's (contracts of Whisper, part 7).
+//! tidy up times follow the reference's, but for one, which says so.
 
 use super::SegmentText;
 use crate::{base::Result, flow::Word};
@@ -20,12 +20,10 @@ const PUNCTUATION: &str = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~";
 const OPENING: &str = "\"'“¿([{-";
 /// Belongs to the word before it.
 const CLOSING: &str = "\"'.。,，!！?？:：”)]}、";
-const SENTENCE_ENDS: &str = ".。!！?？";
+const SENTENCE_ENDS: [char; 6] = ['.', '。', '!', '！', '?', '？'];
 
 /// No median of durations above this is believed.
 const LONGEST_MEDIAN_SECS: f64 = 0.7;
-/// A segment's own time is taken where a word is off by more than this.
-const BELIEVED_SECS: f64 = 0.5;
 
 /// A token of text, and when it is spoken, in seconds from the start of its piece.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -105,69 +103,26 @@ impl TimedWord {
         self.tokens += next.tokens;
         self.end = next.end;
     }
-
-    fn secs(&self) -> f64 {
-        self.end - self.start
-    }
 }
 
-/// Gives the words of a piece to its segments, whose text tokens they cover in order, and tidies the times of both.
-/// `end_token` and above are no text. `last_speech` is the second at which speech ended before the piece, counted from
-/// its start; answers with where it ends now.
-pub(super) fn share_out(
-    mut words: Vec<TimedWord>,
-    segments: &mut [SegmentText],
-    end_token: u32,
-    mut last_speech: f64,
-) -> f64 {
-    let median = median_secs(&words).min(LONGEST_MEDIAN_SECS);
-    shorten_at_sentence_ends(&mut words, 2.0 * median);
-    let mut words = join_punctuation(words).into_iter().peekable();
+/// Gives the words of a piece to its segments, whose text tokens they cover in order. `end_token` and above are no text.
+pub(super) fn share_out(words: Vec<TimedWord>, segments: &mut [SegmentText], end_token: u32) {
+    let mut words = join_punctuation(words).into_iter();
     for segment in segments {
         let wanted = segment.tokens.iter().filter(|token| **token < end_token).count();
-        let (mut taken, mut own) = (0, Vec::new());
-        while let Some(word) = words.next_if(|_| taken < wanted) {
+        let mut taken = 0;
+        segment.words.clear();
+        while taken < wanted {
+            let Some(word) = words.next() else { break };
             taken += word.tokens;
-            own.push(word);
+            segment.words.push(word.into());
         }
-        if !own.is_empty() {
-            tidy(&mut own, segment, median, last_speech);
-            last_speech = segment.end;
-        }
-        segment.words = own.into_iter().map(Word::from).collect();
     }
-    last_speech
 }
 
 impl From<TimedWord> for Word {
     fn from(word: TimedWord) -> Word {
         Word { start: word.start, end: word.end, text: word.text.trim().to_owned(), probability: word.probability }
-    }
-}
-
-fn median_secs(words: &[TimedWord]) -> f64 {
-    let mut durations: Vec<f64> = words.iter().map(TimedWord::secs).filter(|secs| *secs != 0.0).collect();
-    durations.sort_by(f64::total_cmp);
-    match durations.len() {
-        0 => 0.0,
-        count if count % 2 == 1 => durations[count / 2],
-        count => (durations[count / 2 - 1] + durations[count / 2]) / 2.0,
-    }
-}
-
-/// The pause after a sentence goes to its mark or to the next word, which is then far too long.
-fn shorten_at_sentence_ends(words: &mut [TimedWord], longest: f64) {
-    if longest == 0.0 {
-        return;
-    }
-    for i in 1..words.len() {
-        if words[i].secs() > longest {
-            if SENTENCE_ENDS.contains(&*words[i].text) {
-                words[i].end = words[i].start + longest;
-            } else if SENTENCE_ENDS.contains(&*words[i - 1].text) {
-                words[i].start = words[i].end - longest;
-            }
-        }
     }
 }
 
@@ -198,32 +153,65 @@ fn join_punctuation(words: Vec<TimedWord>) -> Vec<TimedWord> {
     joined
 }
 
-/// Words at the edges of a segment swallow the pause beside it.
-fn tidy(words: &mut [TimedWord], segment: &mut SegmentText, median: f64, last_speech: f64) {
-    let longest = 2.0 * median;
-    // 1. The first two words after a pause.
-    let after_pause = words[0].end - last_speech > 4.0 * median;
-    let second_end = words.get(1).map(|second| second.end);
-    if after_pause && (words[0].secs() > longest || second_end.is_some_and(|end| end - words[0].start > 2.0 * longest))
-    {
-        if let Some(second) = words.get_mut(1).filter(|second| second.secs() > longest) {
-            let boundary = (second.end / 2.0).max(second.end - longest);
-            second.start = boundary;
-            words[0].end = boundary;
+/// Makes words and segments of one window agree. Words are found by what the model listened to, and it listens to a pause
+/// as well: the words beside one are far too long. `last_speech` is the second at which speech ended before the window.
+pub(super) fn tidy(segments: &mut [SegmentText], mut last_speech: f64) {
+    let median = median_secs(segments.iter().flat_map(|segment| &segment.words)).min(LONGEST_MEDIAN_SECS);
+    let mut ended_sentence = false;
+    for segment in segments.iter_mut().filter(|segment| !segment.words.is_empty()) {
+        for word in &mut segment.words {
+            // The pause after a sentence went to the first word of the next.
+            if ended_sentence && median > 0.0 {
+                word.start = word.start.max(word.end - 2.0 * median);
+            }
+            ended_sentence = word.text.ends_with(SENTENCE_ENDS);
         }
-        words[0].start = (words[0].end - longest).max(0.0);
+        shorten_after_pause(&mut segment.words, median, last_speech);
+        agree(segment);
+        last_speech = segment.end;
     }
-    // 2. The segment's start is believed where the first word begins long before it.
-    if segment.start < words[0].end && segment.start - BELIEVED_SECS > words[0].start {
-        words[0].start = (words[0].end - median).min(segment.start).max(0.0);
-    } else {
-        segment.start = words[0].start;
+}
+
+fn median_secs<'a>(words: impl Iterator<Item = &'a Word>) -> f64 {
+    let mut durations: Vec<f64> = words.map(|word| word.end - word.start).filter(|secs| *secs > 0.0).collect();
+    durations.sort_by(f64::total_cmp);
+    match durations.len() {
+        0 => 0.0,
+        count if count % 2 == 1 => durations[count / 2],
+        count => (durations[count / 2 - 1] + durations[count / 2]) / 2.0,
     }
-    // 3. So is its end where the last word goes on long after it.
-    let last = &mut words[words.len() - 1];
-    if segment.end > last.start && segment.end + BELIEVED_SECS < last.end {
-        last.end = (last.start + median).max(segment.end);
-    } else {
+}
+
+/// The first two words after a pause are no longer than words are.
+fn shorten_after_pause(words: &mut [Word], median: f64, last_speech: f64) {
+    let longest = 2.0 * median;
+    let first = &words[0];
+    let both_long = words.get(1).is_some_and(|second| second.end - first.start > 2.0 * longest);
+    if first.end - last_speech <= 4.0 * median || !(first.end - first.start > longest || both_long) {
+        return;
+    }
+    if let Some(second) = words.get_mut(1).filter(|second| second.end - second.start > longest) {
+        let boundary = (second.end / 2.0).max(second.end - longest);
+        second.start = boundary;
+        words[0].end = boundary;
+    }
+    words[0].start = (words[0].end - longest).max(0.0);
+}
+
+/// A segment's own times are the model's word for where speech begins and ends, where it gives any. The path of the
+/// attention must begin with the window, so the first word always does: within a word the segment's time is believed
+/// (the reference lets a word be half a second off), and a segment ends with its words.
+fn agree(segment: &mut SegmentText) {
+    if let Some(first) = segment.words.first_mut() {
+        if (first.start..first.end).contains(&segment.start) {
+            first.start = segment.start;
+        }
+        segment.start = first.start;
+    }
+    if let Some(last) = segment.words.last_mut() {
+        if last.start < segment.end && segment.end < last.end {
+            last.end = segment.end;
+        }
         segment.end = last.end;
     }
 }
@@ -315,40 +303,58 @@ mod tests {
     #[test]
     fn words_go_to_the_segments_whose_tokens_they_cover() {
         let words = vec![word(" uno", 0.0, 0.2), word(" dos", 0.2, 0.4), word(".", 0.4, 0.4), word(" tres", 0.4, 0.6)];
-        let mut segments = [segment(0.0, 0.4, 3), segment(0.4, 0.6, 1), segment(0.6, 0.7, 0)];
-        let last = share_out(words, &mut segments, END, 0.0);
+        let mut segments = [segment(0.0, 0.4, 3), segment(0.4, 0.6, 1), segment(0.6, 0.7, 1)];
+        share_out(words, &mut segments, END);
         let all: Vec<Vec<&str>> = segments.iter().map(|it| it.words.iter().map(|word| &*word.text).collect()).collect();
         assert_eq!(all, [vec!["uno", "dos."], vec!["tres"], vec![]]);
-        assert_eq!((segments[0].start, segments[0].end, last), (0.0, 0.4, 0.6));
+        assert_eq!((segments[0].start, segments[0].words[1].end), (0.0, 0.4), "times are left as they are");
+    }
+
+    fn spoken(start: f64, end: f64, words: &[(&str, f64, f64)]) -> SegmentText {
+        let words = words.iter().map(|(text, start, end)| Word::from(word(text, *start, *end)));
+        SegmentText { words: words.collect(), ..segment(start, end, 0) }
+    }
+
+    fn times(segment: &SegmentText) -> Vec<(f64, f64)> {
+        let cents = |secs: f64| (secs * 100.0).round() / 100.0;
+        segment.words.iter().map(|word| (cents(word.start), cents(word.end))).collect()
     }
 
     #[test]
-    fn a_pause_at_a_sentence_end_belongs_to_no_word() {
-        let mut words = vec![word(" a", 0.0, 0.2), word(".", 0.2, 2.0), word(" b", 2.0, 4.0), word(" c", 4.0, 4.2)];
-        shorten_at_sentence_ends(&mut words, 0.4);
-        assert_eq!((words[1].start, words[1].end), (0.2, 0.6000000000000001));
-        assert_eq!((words[2].start, words[2].end), (3.6, 4.0));
+    fn a_pause_after_a_sentence_belongs_to_no_word() {
+        let mut segments = [spoken(0.0, 4.4, &[("a", 0.0, 0.2), ("b.", 0.2, 0.4), ("c", 0.4, 4.2), ("d", 4.2, 4.4)])];
+        tidy(&mut segments, 0.0);
+        assert_eq!(times(&segments[0]), [(0.0, 0.2), (0.2, 0.4), (3.8, 4.2), (4.2, 4.4)]);
     }
 
     #[test]
-    fn the_first_words_after_a_pause_are_limited_and_edges_follow_the_segment() {
-        let mut words = vec![word(" a", 0.0, 3.0), word(" b", 3.0, 3.2), word(" c", 3.2, 3.4)];
-        let mut long = segment(2.6, 3.4, 3);
-        tidy(&mut words, &mut long, 0.2, 0.0);
-        assert_eq!((words[0].start, words[0].end), (2.6, 3.0));
-        assert_eq!((long.start, long.end), (2.6, 3.4));
-
-        // The last word runs two seconds past the segment's end: the segment is believed.
-        let mut words = vec![word(" a", 0.0, 0.2), word(" b", 0.2, 3.0)];
-        let mut short = segment(0.0, 0.6, 2);
-        tidy(&mut words, &mut short, 0.2, 0.0);
-        assert_eq!((words[1].end, short.end), (0.6, 0.6));
+    fn the_first_words_after_a_pause_are_no_longer_than_words_are() {
+        let mut segments = [spoken(0.0, 3.6, &[("a", 0.0, 3.0), ("b", 3.0, 3.2), ("c", 3.2, 3.4), ("d", 3.4, 3.6)])];
+        tidy(&mut segments, 0.0);
+        assert_eq!(times(&segments[0])[0], (2.6, 3.0));
+        assert_eq!(segments[0].start, segments[0].words[0].start);
+        // Speech before has just ended: somebody draws a word out.
+        let mut drawn = [spoken(0.0, 3.6, &[("a", 0.0, 0.7), ("b", 0.7, 0.9), ("c", 0.9, 1.1)])];
+        tidy(&mut drawn, 0.0);
+        assert_eq!(times(&drawn[0])[0], (0.0, 0.7));
     }
 
     #[test]
-    fn the_median_ignores_words_without_length() {
-        let words = [word(" a", 0.0, 0.0), word(" b", 0.0, 0.2), word(" c", 0.2, 0.6)];
-        assert!((median_secs(&words) - 0.3).abs() < 1e-9);
-        assert_eq!(median_secs(&[]), 0.0);
+    fn the_models_own_times_cut_the_words_at_a_segments_edges() {
+        let mut segments =
+            [spoken(0.5, 0.9, &[("a", 0.0, 0.6), ("b", 0.6, 1.4)]), spoken(2.0, 3.0, &[("c", 1.4, 1.6)])];
+        tidy(&mut segments, 0.0);
+        assert_eq!(times(&segments[0]), [(0.5, 0.6), (0.6, 0.9)]);
+        assert_eq!((segments[0].start, segments[0].end), (0.5, 0.9));
+        // Where they do not meet at all, the words are believed.
+        assert_eq!((segments[1].start, segments[1].end), (1.4, 1.6));
+    }
+
+    #[test]
+    fn segments_without_words_keep_their_times() {
+        let mut segments = [segment(1.0, 2.0, 3)];
+        tidy(&mut segments, 0.0);
+        assert_eq!(segments, [segment(1.0, 2.0, 3)]);
+        tidy(&mut [], 0.0);
     }
 }

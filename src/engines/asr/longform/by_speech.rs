@@ -11,6 +11,7 @@ use crate::{
     engines::asr::{
         PieceText, SegmentText, TranscribeAsk,
         guards::{Guard, Guards},
+        words,
     },
     flow::audio::samples_to_secs,
     segment::{Window, Windows},
@@ -86,7 +87,13 @@ impl BySpeech {
             .iter()
             .filter(|slot| slot.text.is_none())
             .take(batch)
-            .map(|slot| Part { spans: slot.window.spans().to_vec(), lead: 0, loudest: None, previous: Vec::new() })
+            .map(|slot| Part {
+                spans: slot.window.spans().to_vec(),
+                lead: 0,
+                filled_to: 0,
+                loudest: None,
+                previous: Vec::new(),
+            })
             .collect();
         self.asked = parts.len();
         Some(Request { parts, ask: TranscribeAsk { language: self.language.ask().to_owned(), ..self.ask.clone() } })
@@ -117,7 +124,8 @@ impl BySpeech {
         }
         let mut segments = Vec::new();
         while let Some(Slot { window, text }) = self.slots.pop_front_if(|slot| slot.text.is_some()) {
-            let Some(text) = text else { continue };
+            let Some(mut text) = text else { continue };
+            words::tidy(&mut text.segments, 0.0);
             self.done = window.end();
             if let Some(rest) = rest(&window, &text) {
                 self.slots.push_front(Slot { window: rest, text: None });

@@ -41,6 +41,8 @@ pub struct Request {
 struct Part {
     spans: Vec<Span>,
     lead: usize,
+    /// Silence is put behind what is shorter than this.
+    filled_to: usize,
     loudest: Option<f32>,
     previous: Vec<u32>,
 }
@@ -54,10 +56,14 @@ impl Request {
     /// The ask, with samples `[from, to)` of the recording cut out by `cut`.
     pub fn ask(self, mut cut: impl FnMut(u64, u64) -> Pcm) -> TranscribeAsk {
         let pieces = self.parts.into_iter().map(|part| {
-            let audio = match part.spans[..] {
+            let mut audio = match part.spans[..] {
                 [Span { start, end }] => cut(start, end),
                 _ => part.spans.iter().flat_map(|span| cut(span.start, span.end).to_vec()).collect::<Vec<f32>>().into(),
             };
+            if audio.len() < part.filled_to {
+                let silence = std::iter::repeat_n(0.0, part.filled_to - audio.len());
+                audio = audio.iter().copied().chain(silence).collect::<Vec<f32>>().into();
+            }
             Piece { audio, lead: part.lead, loudest: part.loudest, previous: part.previous }
         });
         TranscribeAsk { pieces: pieces.collect(), ..self.ask }
@@ -103,6 +109,7 @@ mod tests {
         let part = |spans: &[(u64, u64)]| Part {
             spans: spans.iter().map(|(start, end)| Span { start: *start, end: *end }).collect(),
             lead: 0,
+            filled_to: 0,
             loudest: None,
             previous: Vec::new(),
         };

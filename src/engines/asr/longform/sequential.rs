@@ -10,6 +10,7 @@ use crate::{
     engines::asr::{
         PieceText, SegmentText, TranscribeAsk,
         guards::{Guard, Guards, Silence},
+        words,
     },
     flow::{SAMPLE_RATE_HZ, audio::samples_to_secs},
     segment::Span,
@@ -22,6 +23,8 @@ const WINDOW: u64 = 30 * SAMPLE_RATE_HZ as u64;
 const EDGE: u64 = 200;
 /// More context than any model takes: it uses the end of it.
 const MAX_PREVIOUS: usize = 448;
+/// A window whose words end sooner than this goes on where its segments say.
+const LEAST_ADVANCE_SECS: f64 = 1.0;
 /// Text found at a higher temperature than this is too wild to lead the next window.
 const RESET_ABOVE: f32 = 0.5;
 
@@ -31,6 +34,9 @@ pub struct Recording {
     pub samples: u64,
     /// Its greatest log-mel value.
     pub loudest: f32,
+    /// A recording that is shorter than a window is followed by silence, and asked for to the end of the window. So does
+    /// transformers; people are better served without: a model has nothing to say of silence, and says it.
+    pub filled_up: bool,
 }
 
 pub struct Sequential {
@@ -52,11 +58,12 @@ pub struct Sequential {
 impl Sequential {
     /// `ask` says what every window is asked; its pieces are not looked at.
     pub fn new(ask: TranscribeAsk, recording: Recording, condition: bool, guards: Guards) -> Sequential {
+        let samples = if recording.filled_up { recording.samples.max(WINDOW) } else { recording.samples };
         Sequential {
             language: Language::new(&ask.language, 1),
             ask: TranscribeAsk { pieces: Vec::new(), ..ask },
             // What is left behind the last whole frame has no features.
-            recording: Recording { samples: recording.samples / FRAME * FRAME, ..recording },
+            recording: Recording { samples: samples / FRAME * FRAME, ..recording },
             condition,
             guards,
             guard: Guard::new(guards),
@@ -79,7 +86,9 @@ impl Sequential {
             // The recording may end within the edge, and within the last frame: `cut` gives what there is.
             spans: vec![Span { start: self.seek - lead, end: self.window_end() + EDGE }],
             lead: lead as usize,
-            loudest: Some(self.recording.loudest),
+            // A short recording is a window by itself, and silence follows it.
+            loudest: (self.recording.filled_up || self.recording.samples > WINDOW).then_some(self.recording.loudest),
+            filled_to: if self.recording.filled_up { (lead + self.window_end() - self.seek) as usize } else { 0 },
             previous: self.previous.clone(),
         };
         Some(Request {
@@ -101,7 +110,9 @@ impl Sequential {
         let offset = samples_to_secs(self.seek);
         let mut next = self.next_seek(text.advance_secs);
         let goes_on = next < self.window_end();
-        let mut segments: Vec<SegmentText> = text.segments.into_iter().map(|it| moved(it, offset)).collect();
+        let mut segments = text.segments;
+        words::tidy(&mut segments, self.last_speech_secs - offset);
+        let mut segments: Vec<SegmentText> = segments.into_iter().map(|it| moved(it, offset)).collect();
         let silence = Silence {
             window_start: offset,
             window_end: samples_to_secs(self.window_end()),
@@ -109,11 +120,16 @@ impl Sequential {
             recording_end: samples_to_secs(self.recording.samples),
             last_speech: self.last_speech_secs,
         };
-        if let Some(secs) = self.guards.silence_secs.and_then(|limit| silence.cut(&mut segments, limit)) {
+        let skip = self.guards.silence_secs.and_then(|limit| silence.cut(&mut segments, limit));
+        if let Some(secs) = skip {
             next = self.next_seek(secs - offset);
         }
         if let Some(word) = segments.iter().flat_map(|segment| &segment.words).last() {
             self.last_speech_secs = word.end;
+            // A word's end is nearer the truth than a segment's, and what lies between may be speech.
+            if goes_on && skip.is_none() && word.end - offset >= LEAST_ADVANCE_SECS {
+                next = self.next_seek(word.end - offset);
+            }
         }
         let hot = segments.iter().any(|segment| segment.temperature > RESET_ABOVE);
         let silent = segments.is_empty();
@@ -216,7 +232,7 @@ mod tests {
 
     fn machine(samples: u64, condition: bool) -> Sequential {
         let ask = TranscribeAsk { prompt: Some("Ana".into()), ..TranscribeAsk::of(Vec::new().into(), "auto") };
-        Sequential::new(ask, Recording { samples, loudest: 1.5 }, condition, Guards::NONE)
+        Sequential::new(ask, Recording { samples, loudest: 1.5, filled_up: false }, condition, Guards::NONE)
     }
 
     #[test]
@@ -283,6 +299,22 @@ mod tests {
         previous(answer(10.0, with(&[90, 1, 95, 96])));
         assert_eq!(previous(answer(30.0, with(&[91, 2, 92]))), [90, 1, 95]);
         assert_eq!(previous(answer(30.0, vec![])), [90, 1, 95, 91, 2, 92]);
+    }
+
+    #[test]
+    fn a_short_recording_is_a_window_by_itself_and_filled_up_only_where_asked() {
+        let mut short = machine(5 * RATE, true);
+        let request = short.request().unwrap();
+        assert_eq!((request.parts[0].loudest, request.parts[0].filled_to), (None, 0));
+        short.accept(answer(5.0, vec![])).unwrap();
+        assert_eq!(short.request(), None);
+
+        let recording = Recording { samples: 5 * RATE, loudest: 1.5, filled_up: true };
+        let mut filled = Sequential::new(TranscribeAsk::of(Vec::new().into(), "es"), recording, false, Guards::NONE);
+        let ask = filled.request().unwrap().ask(|from, to| vec![0.5; (to.min(5 * RATE) - from) as usize].into());
+        assert_eq!((ask.pieces[0].audio.len() as u64, ask.pieces[0].audio[80_000]), (WINDOW, 0.0));
+        filled.accept(answer(10.0, vec![])).unwrap();
+        assert_eq!(filled.request().unwrap().parts[0].filled_to as u64, EDGE + 20 * RATE);
     }
 
     #[test]
