@@ -3,9 +3,11 @@
 mod accuracy;
 mod align;
 mod ask;
-pub mod whisper;
+#[cfg(test)]
+mod golden;
 mod guards;
 pub mod longform;
+pub mod whisper;
 mod words;
 
 pub use accuracy::WordErrors;

@@ -14,6 +14,7 @@ mod decoder;
 mod files;
 mod graphs;
 mod hear;
+mod listened;
 mod mel;
 mod numbers;
 mod rules;
@@ -27,7 +28,9 @@ mod parity;
 
 use crate::{
     base::{Error, Result},
-    engines::{Cancel, Piece, PieceText, SegmentText, TranscribeAsk, TranscribeStep, Transcriber},
+    engines::{
+        Cancel, Piece, PieceText, SegmentText, TranscribeAsk, TranscribeStep, Transcriber, asr::words::share_out,
+    },
     runtime::Runtime,
 };
 
@@ -189,6 +192,10 @@ impl Whisper {
                     words: Vec::new(),
                 });
             }
+        }
+        if ask.words && !answer.segments.is_empty() {
+            let words = self.words_of(&decoded.hypothesis, &answer.language, window.features.content / 2)?;
+            share_out(words, &mut answer.segments, self.tokens.eot);
         }
         answer.tokens = decoded.hypothesis.tokens;
         Ok(())
