@@ -1,6 +1,6 @@
 //! What goes into a pipeline: a live stream through a bounded queue, or something whole that may be read anywhere.
 
-use std::{collections::VecDeque, fs::File, io, os::unix::fs::FileExt};
+use std::{collections::VecDeque, fs::File, io, os::unix::fs::FileExt, sync::Arc};
 
 use bytes::Bytes;
 
@@ -50,7 +50,7 @@ pub(super) struct Whole {
 }
 
 pub(super) enum Source {
-    File(File),
+    File(Arc<File>),
     Bytes(Bytes),
 }
 

@@ -1,6 +1,7 @@
-//! A whole audio file, of any container that the wire knows, decoded at once within a limit of length.
+//! A whole audio file, of any container that the wire knows: as a stream of samples, or at once within a limit of
+//! length.
 
-use std::{fs::File, os::unix::fs::FileExt, path::PathBuf, sync::Arc, time::Duration};
+use std::{fs::File, io, os::unix::fs::FileExt, path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tokio::task::spawn_blocking;
@@ -9,6 +10,7 @@ use super::{
     Media, audio,
     feed::{Feed, Source, Whole},
     head,
+    pool::Lent,
 };
 use crate::{
     base::{Error, Kind, Result},
@@ -23,20 +25,43 @@ const FIRST_BYTES: usize = 4096;
 pub enum AudioFile {
     Path(PathBuf),
     Bytes(Bytes),
+    /// Open already; it may have no name any more.
+    Open(Arc<File>),
+}
+
+/// A file's samples at 16 kHz, decoded as they are taken: a reader that pauses pauses the decoder, and little of the
+/// file is in memory at a time. Dropping it ends the work.
+pub struct FileStream(Lent);
+
+impl FileStream {
+    /// The next samples, in order; `None` at the end, and after an error. Dropping the future loses nothing.
+    pub async fn next(&self) -> Option<Result<Vec<f32>>> {
+        let sample = self.0.next(|| true).await?;
+        Some(sample.and_then(|it| audio::samples(&it)))
+    }
+
+    /// How long the file says it is, once it has said so; some only estimate it.
+    pub fn duration(&self) -> Option<Duration> {
+        self.0.duration()
+    }
 }
 
 impl Media {
-    /// Decodes up to `longest`; a longer file is refused (`TooLarge`). What the file is, its first bytes say, never
-    /// its name; nothing is opened that a file only points to. Dropping the future ends the work.
-    pub async fn decode_file(&self, file: AudioFile, longest: Duration) -> Result<Pcm> {
+    /// What the file is, its first bytes say, never its name; nothing is opened that a file only points to.
+    pub async fn open_file(&self, file: AudioFile) -> Result<FileStream> {
         let seat = Arc::clone(&self.audio_seats).try_acquire_owned().map_err(|_| audio::busy())?;
         let opened = spawn_blocking(move || open(file)).await;
         let (name, whole) = opened.map_err(|error| Error::internal("opening the file failed").cause(error))??;
-        let line = self.pool.lend(name, seat, Feed::Whole(whole), Vec::new()).await?;
+        Ok(FileStream(self.pool.lend(name, seat, Feed::Whole(whole), Vec::new()).await?))
+    }
+
+    /// Decodes up to `longest`; a longer file is refused (`TooLarge`). Dropping the future ends the work.
+    pub async fn decode_file(&self, file: AudioFile, longest: Duration) -> Result<Pcm> {
+        let stream = self.open_file(file).await?;
         let most = (longest.as_secs_f64() * f64::from(SAMPLE_RATE_HZ)) as usize;
         let mut pcm = Vec::new();
-        while let Some(sample) = line.next(|| true).await {
-            pcm.extend(audio::samples(&sample?)?);
+        while let Some(samples) = stream.next().await {
+            pcm.extend(samples?);
             if pcm.len() > most {
                 let secs = longest.as_secs();
                 return Err(Error::new(Kind::TooLarge, format!("the audio is longer than {secs} s"))
@@ -50,16 +75,17 @@ impl Media {
 fn open(file: AudioFile) -> Result<(&'static str, Whole)> {
     let (first, source, path) = match file {
         AudioFile::Bytes(bytes) => (bytes.slice(..bytes.len().min(FIRST_BYTES)), Source::Bytes(bytes), None),
+        AudioFile::Open(file) => {
+            let first = first_bytes(&file).map_err(|error| Error::internal("cannot read the file").cause(error))?;
+            (first, Source::File(file), None)
+        }
         AudioFile::Path(path) => {
-            let cannot = |error: std::io::Error| {
-                let kind = if error.kind() == std::io::ErrorKind::NotFound { Kind::NotFound } else { Kind::Invalid };
+            let cannot = |error: io::Error| {
+                let kind = if error.kind() == io::ErrorKind::NotFound { Kind::NotFound } else { Kind::Invalid };
                 Error::new(kind, format!("cannot read {}: {error}", path.display()))
             };
             let file = File::open(&path).map_err(cannot)?;
-            let mut first = vec![0; FIRST_BYTES];
-            let read = file.read_at(&mut first, 0).map_err(cannot)?;
-            first.truncate(read);
-            (first.into(), Source::File(file), Some(path))
+            (first_bytes(&file).map_err(cannot)?, Source::File(Arc::new(file)), Some(path))
         }
     };
     let named = |error: Error| match &path {
@@ -70,6 +96,13 @@ fn open(file: AudioFile) -> Result<(&'static str, Whole)> {
     let (encoding, start) = head::recognise(&first).map_err(named)?;
     let whole = Whole::new(source, start).map_err(|error| Error::internal("cannot size the file").cause(error))?;
     Ok((audio::pipeline_name(encoding), whole))
+}
+
+fn first_bytes(file: &File) -> io::Result<Bytes> {
+    let mut first = vec![0; FIRST_BYTES];
+    let read = file.read_at(&mut first, 0)?;
+    first.truncate(read);
+    Ok(first.into())
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ mod tests;
 use std::sync::Arc;
 
 pub use audio::AudioDecoder;
-pub use file::AudioFile;
+pub use file::{AudioFile, FileStream};
 pub use photo::PhotoInfo;
 pub use recipe::ElementCheck;
 use tokio::sync::Semaphore;

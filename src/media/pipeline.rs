@@ -145,6 +145,11 @@ impl Pipeline {
         self.recipe.name
     }
 
+    /// As far as what is read says it, once it has been read.
+    pub(super) fn duration(&self) -> Option<Duration> {
+        self.pipeline.query_duration::<gst::ClockTime>().map(Into::into)
+    }
+
     /// Waits until a chunk may be pushed, within the limit. Nothing is lost when the wait is given up.
     pub(super) async fn room(&self) -> Result<()> {
         let wait = async {
