@@ -1,13 +1,10 @@
-//! What the disk allows: may we write there, how much is free. Asks, never writes.
+//! Whether the disk lets us write there. Asks, never writes.
 
 use std::{
     ffi::CString,
-    mem::MaybeUninit,
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
 };
-
-use crate::base::ByteSize;
 
 /// The folder itself, or the nearest one above it that exists and would have to be written to.
 pub(super) fn nearest_existing(path: &Path) -> PathBuf {
@@ -22,21 +19,6 @@ pub(super) fn is_writable_dir(dir: &Path) -> bool {
     dir.is_dir() && unsafe { libc::access(path.as_ptr(), libc::W_OK | libc::X_OK) } == 0
 }
 
-/// What this user may still fill on the file system of the folder.
-pub(super) fn free(dir: &Path) -> Option<ByteSize> {
-    let path = CString::new(dir.as_os_str().as_bytes()).ok()?;
-    let mut stat = MaybeUninit::<libc::statvfs>::uninit();
-    // SAFETY: `path` is a C string and `stat` is large enough; statvfs(3) fills it when it returns 0.
-    let stat = unsafe {
-        if libc::statvfs(path.as_ptr(), stat.as_mut_ptr()) != 0 {
-            return None;
-        }
-        stat.assume_init()
-    };
-    // Both are 64 bits wide on the processors that we build for.
-    Some(ByteSize(stat.f_bavail.saturating_mul(stat.f_frsize)))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -47,7 +29,6 @@ mod tests {
         assert_eq!(nearest_existing(&dir.path().join("a/b/c")), dir.path());
         assert_eq!(nearest_existing(Path::new("no/such/folder")), Path::new("."));
         assert!(is_writable_dir(dir.path()));
-        assert!(free(dir.path()).unwrap().get() > 0);
     }
 
     #[test]
@@ -55,6 +36,5 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         assert!(!is_writable_dir(file.path()));
         assert!(!is_writable_dir(Path::new("/proc/nothing")));
-        assert_eq!(free(Path::new("/proc/nothing")), None);
     }
 }

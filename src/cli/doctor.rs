@@ -21,6 +21,7 @@ use crate::{
     models::profiles::Choice,
     runtime::{self, Provider, ProviderOptions, Runtime},
     settings::{Fault, MqttMode, Settings, Sources},
+    store::space,
 };
 
 /// Less free space than this and recordings will soon fill the disk.
@@ -225,7 +226,7 @@ fn storage(settings: &Settings) -> Section {
         Row::new(State::Bad, "store", format!("{} cannot be written to", existing.display()))
             .hint("set store.dir, or change the folder's owner")
     };
-    let space = match disk::free(&existing) {
+    let space = match space::free(&existing) {
         Some(free) if free < LITTLE_SPACE => Row::new(State::Warn, "free", free.to_string())
             .hint("lower store.keep_days, or move store.dir to a larger disk"),
         Some(free) => Row::new(State::Good, "free", free.to_string()),

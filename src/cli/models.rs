@@ -22,6 +22,7 @@ use crate::{
         licence,
         pull::pull,
     },
+    store::space,
 };
 
 /// List, fetch, check, carry and remove models
@@ -252,7 +253,7 @@ impl Shelf {
 
 /// Also for a folder that is only about to be made.
 fn free(dir: &Path) -> Option<ByteSize> {
-    disk::free(&disk::nearest_existing(dir))
+    space::free(&disk::nearest_existing(dir))
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ mod keys;
 mod retention;
 mod schema;
 mod sessions;
+pub mod space;
 mod transcript;
 mod writer;
 
