@@ -31,7 +31,7 @@ use crate::base::Result;
 
 pub(crate) use host::child::serve;
 
-pub use asr::{Decode, Piece, PieceText, SegmentText, TranscribeAsk, TranscribeStep, transcript};
+pub use asr::{Decode, Guards, Piece, PieceText, SegmentText, TranscribeAsk, TranscribeStep, longform, transcript};
 pub use ballast::{Ballast, BallastAsk, BallastSpec};
 pub use chat::{Chat, ChatAsk, Chatter, End, Message, Role, Said, Sampling, TextStep, Usage};
 pub use host::{Engine, Handle, Launch, Limits, RestartRules, Vitals};

@@ -1,0 +1,236 @@
+//! A recording of any length becomes text: decoded as it is needed, listened to, cut into windows of speech, and each
+//! window asked for through the queue, so that somebody who is speaking is served between two of them. Holds the audio
+//! of one window at a time, whatever the recording's length.
+
+use std::time::{Duration, Instant};
+
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
+
+use crate::{
+    base::{Error, Kind, Result},
+    engines::{
+        Guards, Heard, PieceText, TranscribeAsk, Voice, VoiceStream,
+        longform::{BySpeech, text_segment},
+    },
+    flow::{Priority, TextSegment, audio::samples_to_secs},
+    jobs::{Ask, Queue},
+    media::FileStream,
+    segment::{Tape, Windows, speech::FRAME},
+};
+
+/// Frames that are heard at a time: one second. More would only make the memory larger.
+const FRAMES_AT_A_TIME: usize = 31;
+
+/// The voice detector answers each of these within milliseconds.
+const HEAR_LIMIT: Duration = Duration::from_secs(30);
+
+/// Nobody reads faster.
+const PROGRESS_EVERY: Duration = Duration::from_millis(250);
+
+/// What is told while the work goes on.
+#[derive(Debug, Clone, PartialEq)]
+pub enum FileNews {
+    Segment(TextSegment),
+    /// Seconds of the recording that are done, and how many there will be, where the file says so.
+    Progress {
+        secs: f64,
+        of: Option<f64>,
+    },
+}
+
+/// What is known at the end. The text is in the segments.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FileSummary {
+    /// As asked for, or as found; empty where nobody speaks and none was asked for.
+    pub language: String,
+    /// How sure the model is of the language.
+    pub probability: f32,
+    pub secs: f64,
+    /// Words were asked for, and this model cannot tell their times.
+    pub without_words: bool,
+}
+
+/// Where a recording is listened to and transcribed.
+pub struct FileDesk {
+    pub voice: Voice,
+    pub queue: Queue,
+    pub priority: Priority,
+    /// Windows that go to the engine together: a live caller waits for all of them.
+    pub batch: usize,
+}
+
+impl FileDesk {
+    /// `ask` says what is to be made of it; its pieces are not looked at. Dropping the future ends the work at the
+    /// engine's next step; so does dropping the other end of `news`.
+    pub async fn transcribe(
+        &self,
+        stream: FileStream,
+        ask: TranscribeAsk,
+        news: mpsc::Sender<FileNews>,
+    ) -> Result<FileSummary> {
+        let mut work = Work::new(self, ask, news);
+        let mut samples = Vec::new();
+        while let Some(decoded) = stream.next().await {
+            samples.extend(decoded?);
+            let whole = samples.len() / FRAME_LEN * FRAME_LEN;
+            if whole >= FRAMES_AT_A_TIME * FRAME_LEN {
+                let rest = samples.split_off(whole);
+                work.hear(&samples).await?;
+                samples = rest;
+                work.tell_progress(stream.duration()).await?;
+            }
+        }
+        work.finish(&samples).await
+    }
+}
+
+const FRAME_LEN: usize = FRAME as usize;
+
+/// One recording on its way.
+struct Work<'a> {
+    desk: &'a FileDesk,
+    ears: Ears,
+    machine: BySpeech,
+    tape: Tape,
+    heard: u64,
+    asked_language: String,
+    /// Its first window has found a place in the queue.
+    begun: bool,
+    news: mpsc::Sender<FileNews>,
+    next_id: u64,
+    told_at: Instant,
+}
+
+impl<'a> Work<'a> {
+    fn new(desk: &'a FileDesk, ask: TranscribeAsk, news: mpsc::Sender<FileNews>) -> Work<'a> {
+        Work {
+            desk,
+            ears: Ears::open(&desk.voice),
+            asked_language: ask.language.clone(),
+            machine: BySpeech::new(ask, Windows::default(), desk.batch, Guards::default()),
+            tape: Tape::default(),
+            heard: 0,
+            begun: false,
+            news,
+            next_id: 0,
+            told_at: Instant::now(),
+        }
+    }
+
+    /// Whole frames.
+    async fn hear(&mut self, samples: &[f32]) -> Result<()> {
+        self.heard += samples.len() as u64;
+        self.tape.push(samples);
+        for probability in self.ears.hear(samples).await? {
+            self.machine.hear(probability);
+        }
+        self.transcribe_windows().await?;
+        self.tape.forget_before(self.machine.needed_from());
+        Ok(())
+    }
+
+    async fn finish(mut self, rest: &[f32]) -> Result<FileSummary> {
+        self.heard += rest.len() as u64;
+        self.tape.push(rest);
+        // A last part of a frame is filled up with silence, so that it is heard as well.
+        let mut filled = rest.to_vec();
+        filled.resize(rest.len().next_multiple_of(FRAME_LEN), 0.0);
+        for probability in self.ears.hear(&filled).await? {
+            self.machine.hear(probability);
+        }
+        self.machine.finish(self.heard);
+        self.transcribe_windows().await?;
+        let secs = rounded(samples_to_secs(self.heard));
+        self.tell(FileNews::Progress { secs, of: Some(secs) }).await?;
+        let asked = if self.asked_language == "auto" { String::new() } else { self.asked_language };
+        let found = self.machine.language().map(|(language, probability)| (language.to_owned(), probability));
+        let (language, probability) = found.unwrap_or((asked, 0.0));
+        Ok(FileSummary { language, probability, secs, without_words: self.machine.without_words() })
+    }
+
+    async fn transcribe_windows(&mut self) -> Result<()> {
+        while let Some(request) = self.machine.request() {
+            let answers = self.ask(request.ask(|from, to| self.tape.cut(from, to))).await?;
+            let language = answers.first().map(|it| it.language.clone()).unwrap_or_default();
+            for segment in self.machine.accept(answers)? {
+                let language = self.machine.language().map_or(&*language, |(language, _)| language);
+                let segment = text_segment(self.next_id, language, segment);
+                self.next_id += 1;
+                self.tell(FileNews::Segment(segment)).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn ask(&mut self, ask: TranscribeAsk) -> Result<Vec<PieceText>> {
+        let (reply, answer) = oneshot::channel();
+        let ask = Ask::Transcribe(ask, reply);
+        // Refused at the door where the queue is full; once begun, a recording waits for its turn.
+        if self.begun {
+            self.desk.queue.submit_patiently(self.desk.priority, ask).await?;
+        } else {
+            self.desk.queue.submit(self.desk.priority, ask)?;
+            self.begun = true;
+        }
+        answer.await.unwrap_or_else(|_| Err(Error::internal("a window's job was lost")))
+    }
+
+    async fn tell_progress(&mut self, of: Option<Duration>) -> Result<()> {
+        if self.told_at.elapsed() < PROGRESS_EVERY {
+            return Ok(());
+        }
+        self.told_at = Instant::now();
+        let secs = samples_to_secs(self.heard);
+        // A file may say less than it holds.
+        let of = of.map(|of| rounded(of.as_secs_f64().max(secs)));
+        self.tell(FileNews::Progress { secs: rounded(secs), of }).await
+    }
+
+    async fn tell(&self, news: FileNews) -> Result<()> {
+        self.news.send(news).await.map_err(|_| Error::new(Kind::Cancelled, "whoever asked has left"))
+    }
+}
+
+/// Milliseconds are what the frames can tell; more digits would only look exact.
+fn rounded(secs: f64) -> f64 {
+    (secs * 1000.0).round() / 1000.0
+}
+
+/// A recording's stream to the voice detector, in lockstep: what is handed in is heard before more comes.
+struct Ears {
+    stream: VoiceStream,
+    heard: mpsc::Receiver<Heard>,
+}
+
+impl Ears {
+    fn open(voice: &Voice) -> Ears {
+        // All that is handed in at a time has a place, so that the listening thread never waits.
+        let (sink, heard) = mpsc::channel(2 * FRAMES_AT_A_TIME);
+        let stream = voice.open(Box::new(move |it| {
+            if let Err(error) = sink.try_send(it) {
+                log::debug!("nobody listens to a recording any more: {error}");
+            }
+        }));
+        Ears { stream, heard }
+    }
+
+    /// The probabilities of whole frames.
+    async fn hear(&mut self, samples: &[f32]) -> Result<Vec<f32>> {
+        let mut probabilities = Vec::with_capacity(samples.len() / FRAME_LEN);
+        for chunk in samples.chunks(FRAMES_AT_A_TIME * FRAME_LEN) {
+            self.stream.push(chunk);
+            for _ in 0..chunk.len() / FRAME_LEN {
+                let late = |_| Error::new(Kind::Timeout, "the voice detector does not answer");
+                match timeout(HEAR_LIMIT, self.heard.recv()).await.map_err(late)? {
+                    Some(Heard::Frame { probability }) => probabilities.push(probability),
+                    Some(Heard::Failed(error)) => return Err(error),
+                    Some(Heard::End) | None => return Err(Error::internal("the voice detector has ended")),
+                }
+            }
+        }
+        Ok(probabilities)
+    }
+}
