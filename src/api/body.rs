@@ -17,7 +17,7 @@ use hyper::{
     body::{Body as _, Incoming},
     header,
 };
-use multer::{Constraints, Multipart, SizeLimit};
+use multer::{Constraints, Field, Multipart, SizeLimit};
 use serde::de::DeserializeOwned;
 use tokio::{
     sync::Semaphore,
@@ -25,7 +25,7 @@ use tokio::{
 };
 
 use crate::{
-    api::{call::Call, error::Refusal},
+    api::{Context, call::Call, error::Refusal},
     base::{ByteSize, Error, Kind},
 };
 
@@ -36,14 +36,30 @@ const SLOWEST_BYTES_PER_SEC: u64 = 1024;
 const MAX_FIELD_BYTES: u64 = 64 << 10;
 const MAX_FIELDS: usize = 32;
 
+/// What the part `file` of a form becomes.
+pub(crate) trait FilePart: Send + Sized {
+    fn read(part: Field<'_>, context: &Arc<Context>) -> impl Future<Output = Result<Self, Refusal>> + Send;
+
+    fn is_empty(&self) -> bool;
+}
+
+impl FilePart for Bytes {
+    async fn read(part: Field<'_>, _: &Arc<Context>) -> Result<Bytes, Refusal> {
+        part.bytes().await.map_err(refusal)
+    }
+
+    fn is_empty(&self) -> bool {
+        Bytes::is_empty(self)
+    }
+}
+
 /// A multipart form: one file at most, and texts.
-#[derive(Default)]
-pub(crate) struct Form {
-    pub(crate) file: Option<Bytes>,
+pub(crate) struct Form<F = Bytes> {
+    pub(crate) file: Option<F>,
     fields: Vec<(String, String)>,
 }
 
-impl Form {
+impl<F: FilePart> Form<F> {
     /// Empty is absent.
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
         let found = self.fields.iter().find(|(it, _)| it == name);
@@ -58,7 +74,7 @@ impl Form {
         }
     }
 
-    pub(crate) fn take_file(&mut self) -> Result<Bytes, Error> {
+    pub(crate) fn take_file(&mut self) -> Result<F, Error> {
         match self.file.take() {
             Some(file) if !file.is_empty() => Ok(file),
             Some(_) => Err(Error::invalid("the part `file` is empty")),
@@ -74,27 +90,40 @@ pub(crate) async fn json<T: DeserializeOwned>(call: &mut Call) -> Result<T, Refu
     })
 }
 
+/// A form whose file is held in memory.
 pub(crate) async fn form(call: &mut Call) -> Result<Form, Refusal> {
+    let intake = Intake::new(call)?;
+    read_form(call, intake).await
+}
+
+/// A form whose file is too large for that, and goes where its type says.
+pub(crate) async fn large_form<F: FilePart>(call: &mut Call) -> Result<Form<F>, Refusal> {
+    let intake = Intake::large(call)?;
+    read_form(call, intake).await
+}
+
+async fn read_form<F: FilePart>(call: &Call, intake: Intake) -> Result<Form<F>, Refusal> {
     let content_type = call.header(header::CONTENT_TYPE).unwrap_or_default();
     let boundary = multer::parse_boundary(content_type).map_err(|_| {
         Error::new(Kind::Unsupported, "this takes multipart/form-data with a part named `file`")
             .hint("for example: curl -F file=@NAME …")
     })?;
-    let file_limit = call.context().settings.server.max_body.get();
     let constraints =
-        Constraints::new().size_limit(SizeLimit::new().per_field(MAX_FIELD_BYTES).for_field("file", file_limit));
-    let parts = try_unfold(Intake::new(call)?, |mut intake| async move {
-        Ok::<_, Refusal>(intake.next().await?.map(|part| (part, intake)))
-    });
+        Constraints::new().size_limit(SizeLimit::new().per_field(MAX_FIELD_BYTES).for_field("file", intake.limit));
+    let parts =
+        try_unfold(
+            intake,
+            |mut intake| async move { Ok::<_, Refusal>(intake.next().await?.map(|part| (part, intake))) },
+        );
     let mut multipart = Multipart::with_constraints(parts, boundary, constraints);
-    let mut form = Form::default();
+    let mut form = Form { file: None, fields: Vec::new() };
     while let Some(field) = multipart.next_field().await.map_err(refusal)? {
         let name = field.name().unwrap_or_default().to_owned();
         if name == "file" {
             if form.file.is_some() {
                 return Err(Error::invalid("the form has more than one part named `file`").into());
             }
-            form.file = Some(field.bytes().await.map_err(refusal)?);
+            form.file = Some(F::read(field, call.context()).await?);
         } else if form.fields.len() == MAX_FIELDS {
             return Err(Error::invalid(format!("the form has more than {MAX_FIELDS} fields")).into());
         } else {
@@ -114,7 +143,7 @@ async fn bytes(call: &mut Call) -> Result<Bytes, Refusal> {
 }
 
 /// What the multipart parser says, as what we say.
-fn refusal(error: multer::Error) -> Refusal {
+pub(crate) fn refusal(error: multer::Error) -> Refusal {
     match error {
         multer::Error::StreamReadFailed(inner) => match inner.downcast::<Refusal>() {
             Ok(refusal) => *refusal,
@@ -132,22 +161,43 @@ fn refusal(error: multer::Error) -> Refusal {
 struct Intake {
     body: Incoming,
     limit: u64,
+    /// The setting that says so.
+    limited_by: &'static str,
     received: u64,
     started: Instant,
     timeout: Duration,
-    memory: Arc<BodyMemory>,
+    /// Where the body stays in memory.
+    memory: Option<Arc<BodyMemory>>,
 }
 
 impl Intake {
     fn new(call: &mut Call) -> Result<Intake, Refusal> {
-        let server = &call.context().settings.server;
-        let (limit, timeout) = (server.max_body.get(), server.request_timeout());
+        let (limit, memory) = (call.context().settings.server.max_body, Arc::clone(&call.body_memory));
+        Intake::begin(call, limit, "server.max_body", Some(memory))
+    }
+
+    fn large(call: &mut Call) -> Result<Intake, Refusal> {
+        let limit = call.context().settings.server.max_upload;
+        Intake::begin(call, limit, "server.max_upload", None)
+    }
+
+    fn begin(
+        call: &mut Call,
+        limit: ByteSize,
+        limited_by: &'static str,
+        memory: Option<Arc<BodyMemory>>,
+    ) -> Result<Intake, Refusal> {
+        let timeout = call.context().settings.server.request_timeout();
         let body = call.body.take().ok_or_else(|| Error::internal("the body was read already"))?;
-        if body.size_hint().lower() > limit {
-            return Err(too_large(limit));
-        }
-        let memory = Arc::clone(&call.body_memory);
-        Ok(Intake { body, limit, received: 0, started: Instant::now(), timeout, memory })
+        let intake =
+            Intake { body, limit: limit.get(), limited_by, received: 0, started: Instant::now(), timeout, memory };
+        if intake.body.size_hint().lower() > intake.limit { Err(intake.too_large()) } else { Ok(intake) }
+    }
+
+    fn too_large(&self) -> Refusal {
+        Error::new(Kind::TooLarge, format!("the body is larger than {}", ByteSize(self.limit)))
+            .hint(format!("send a smaller one, or raise {}", self.limited_by))
+            .into()
     }
 
     async fn next(&mut self) -> Result<Option<Bytes>, Refusal> {
@@ -161,18 +211,14 @@ impl Intake {
             let Ok(part) = frame.into_data() else { continue };
             self.received += part.len() as u64;
             if self.received > self.limit {
-                return Err(too_large(self.limit));
+                return Err(self.too_large());
             }
-            self.memory.grow_to(self.received)?;
+            if let Some(memory) = &self.memory {
+                memory.grow_to(self.received)?;
+            }
             return Ok(Some(part));
         }
     }
-}
-
-fn too_large(limit: u64) -> Refusal {
-    Error::new(Kind::TooLarge, format!("the body is larger than {}", ByteSize(limit)))
-        .hint("send a smaller one, or raise server.max_body")
-        .into()
 }
 
 /// The share of one request in the memory that all bodies together may take. Dropping it gives the share back.
@@ -223,7 +269,7 @@ mod tests {
 
     #[test]
     fn flags_of_forms_are_read_as_people_write_them() {
-        let form = Form { file: None, fields: vec![("a".into(), "TRUE".into()), ("b".into(), "perhaps".into())] };
+        let form: Form = Form { file: None, fields: vec![("a".into(), "TRUE".into()), ("b".into(), "perhaps".into())] };
         assert!(form.flag("a").unwrap());
         assert!(!form.flag("absent").unwrap());
         assert!(form.flag("b").is_err());

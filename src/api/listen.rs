@@ -36,6 +36,9 @@ use crate::{
 /// Bodies that may lie in memory at a time, as multiples of the largest one allowed.
 const BODIES_IN_MEMORY: u64 = 4;
 
+/// Recordings that are taken in or transcribed at a time. The engine works on one piece at a time anyway.
+const RECORDINGS_AT_A_TIME: usize = 8;
+
 /// Clients that are told at a time that the house is full; beyond that a connection is closed without a word.
 const REFUSALS_AT_A_TIME: usize = 256;
 
@@ -54,13 +57,17 @@ pub(crate) struct App {
     pub(crate) paths: Paths,
     /// Memory for bodies in KiB.
     pub(crate) body_memory: Arc<Semaphore>,
+    /// Places for recordings: each takes a part of the disk, and a decoder.
+    pub(crate) recordings: Arc<Semaphore>,
 }
 
 impl App {
     pub(crate) fn new(context: Arc<Context>) -> Arc<App> {
         let kib = BODIES_IN_MEMORY * context.settings.server.max_body.get().div_ceil(1024);
         let permits = usize::try_from(kib).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
-        Arc::new(App { context, paths: Paths::new(), body_memory: Arc::new(Semaphore::new(permits)) })
+        let body_memory = Arc::new(Semaphore::new(permits));
+        let recordings = Arc::new(Semaphore::new(RECORDINGS_AT_A_TIME));
+        Arc::new(App { context, paths: Paths::new(), body_memory, recordings })
     }
 }
 

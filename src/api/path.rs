@@ -22,7 +22,7 @@ use crate::{
         error::{Refusal, Reply},
         events_ws, info,
         listen::App,
-        models, sessions, speech, ui, vision,
+        models, sessions, speech, stt, ui, vision,
     },
     base::{Error, Kind},
     telemetry::{emit, events::HttpAnswered},
@@ -59,7 +59,7 @@ routes! {
     GET    "/docs/{file}"                          Open docs::file;
     GET    "/ui"                                   Page ui::page;
     POST   "/api/models/{model}/unload"            Key  models::unload;
-    POST   "/api/stt"                              Key  speech::stt;
+    POST   "/api/stt"                              Key  stt::stt;
     POST   "/api/tts"                              Key  speech::tts;
     GET    "/api/tts/voices"                       Key  speech::voices;
     POST   "/api/image"                            Key  speech::image;

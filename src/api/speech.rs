@@ -1,4 +1,4 @@
-//! Speech and pictures over HTTP: what is asked is checked here in full, so that a client learns of a mistake even
+//! Speech and pictures made on demand: what is asked is checked here in full, so that a client learns of a mistake even
 //! while the engine is missing.
 
 use hyper::StatusCode;
@@ -8,7 +8,7 @@ use crate::{
         body,
         call::{Call, json, not_found},
         error::Reply,
-        wire::{ImageRequest, JobInfo, SttAnswer, SttForm, TtsRequest, VoiceList},
+        wire::{ImageRequest, JobInfo, TtsRequest, VoiceList},
     },
     base::{Error, Result},
     flow::Task,
@@ -19,24 +19,6 @@ const MAX_PROMPT_CHARS: usize = 2000;
 const SPEEDS: std::ops::RangeInclusive<f32> = 0.5..=2.0;
 const SIDES: std::ops::RangeInclusive<u32> = 64..=2048;
 const STEPS: std::ops::RangeInclusive<u32> = 1..=100;
-
-/// Transcribe a file
-#[utoipa::path(post, path = "/api/stt", tag = "speech",
-    request_body(content = SttForm, content_type = "multipart/form-data"),
-    responses((status = 200, description = "What is said in it", body = SttAnswer)),
-)]
-pub(crate) async fn stt(mut call: Call) -> Reply {
-    let mut form = body::form(&mut call).await?;
-    form.take_file()?;
-    language(form.get("language").unwrap_or("auto"))?;
-    form.flag("diarize")?;
-    form.flag("words")?;
-    if !matches!(form.get("task"), None | Some("transcribe" | "translate")) {
-        return Err(Error::invalid("task must be transcribe or translate").into());
-    }
-    call.context().registry.installed(Task::Transcribe)?;
-    Err(Error::unavailable("files are not transcribed yet").hint("stream the audio to /ws/audio").into())
-}
 
 /// Say a text
 ///
@@ -107,7 +89,7 @@ pub(crate) async fn job(call: Call) -> Reply {
     Err(not_found(format_args!("job {}", call.param("id")?)))
 }
 
-fn language(code: &str) -> Result<()> {
+pub(crate) fn language(code: &str) -> Result<()> {
     let known = code == "auto" || (2..=3).contains(&code.len()) && code.bytes().all(|byte| byte.is_ascii_lowercase());
     if known {
         return Ok(());

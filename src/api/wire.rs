@@ -256,14 +256,21 @@ pub struct SttForm {
     pub task: Option<String>,
 }
 
-#[derive(ToSchema)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct SttAnswer {
     pub text: String,
+    /// As asked for, or as heard; empty where nobody speaks.
+    #[schema(example = "es")]
     pub language: String,
+    /// How sure the model is of the language.
     pub probability: f32,
+    /// Seconds of audio.
     pub duration: f64,
     pub segments: Vec<TextSegment>,
     pub model: String,
+    /// What was asked for and this model cannot give: `words`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unavailable: Vec<&'static str>,
 }
 
 #[derive(Debug, Deserialize, ToSchema)]

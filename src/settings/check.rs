@@ -65,6 +65,7 @@ const RULES: &[(&str, Rule)] = &[
     ("server.cors_origins", Rule::Text(is_origin, "origins such as \"http://localhost:5173\", without a path")),
     ("server.max_connections", Rule::Whole(1..=65_536)),
     ("server.max_body", Rule::Size(ByteSize(KIB)..=ByteSize(4 << 30))),
+    ("server.max_upload", Rule::Size(ByteSize(KIB)..=ByteSize(1 << 40))),
     ("server.max_message", Rule::Size(ByteSize(KIB)..=ByteSize::mib(64))),
     ("server.request_timeout_secs", Rule::Whole(1..=3600)),
     ("server.send_timeout_secs", Rule::Whole(1..=3600)),

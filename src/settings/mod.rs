@@ -69,6 +69,7 @@ pub struct Server {
     pub cors_origins: Vec<String>,
     pub max_connections: usize,
     pub max_body: ByteSize,
+    pub max_upload: ByteSize,
     pub max_message: ByteSize,
     pub request_timeout_secs: u64,
     pub send_timeout_secs: u64,
