@@ -13,6 +13,8 @@ mod selftest;
 mod settings;
 mod spoken;
 mod table;
+mod transcribe;
+mod try_asr;
 mod try_engine;
 
 use std::{
@@ -52,6 +54,7 @@ enum Command {
     Models(models::Args),
     Doctor(doctor::Args),
     Selftest(selftest::Args),
+    Transcribe(transcribe::Args),
     Try(try_engine::Args),
     Bench(bench::Args),
     EngineHost(engine_host::Args),
@@ -67,6 +70,7 @@ pub fn main() -> ExitCode {
         Command::Models(args) => models::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Selftest(args) => selftest::run(args),
+        Command::Transcribe(args) => transcribe::run(args),
         Command::Try(args) => try_engine::run(args),
         Command::Bench(args) => bench::run(args),
         Command::EngineHost(args) => engine_host::run(args),

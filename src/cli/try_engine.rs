@@ -2,8 +2,8 @@
 //! else there.
 
 use std::{
-    path::PathBuf,
-    time::{Duration, Instant},
+    path::{Path, PathBuf},
+    time::Instant,
 };
 
 use clap::{Subcommand, ValueEnum};
@@ -11,15 +11,16 @@ use serde_json::json;
 
 use crate::{
     base::{Error, Kind},
-    cli::{Chosen, Outcome, SettingsArgs, places, print},
+    cli::{
+        Chosen, Outcome, SettingsArgs, places, print,
+        try_asr::{LONGEST, TryAsr},
+    },
     engines::{Registry, vad},
     flow::{Pcm, audio::samples_to_secs},
     media::{AudioFile, Media},
     segment::{Offline, Rules},
+    settings::Settings,
 };
-
-/// Six hours take 1.4 GB while they are looked at.
-const LONGEST: Duration = Duration::from_secs(6 * 3600);
 
 /// Try one engine on a file, without a daemon
 #[derive(Debug, clap::Args)]
@@ -49,6 +50,8 @@ enum TryEngine {
         #[arg(long)]
         probabilities: bool,
     },
+    /// Transcribe a recording with a model's folder
+    Asr(TryAsr),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -59,18 +62,36 @@ enum Provider {
 }
 
 pub(super) fn run(args: Args) -> Outcome {
-    let TryEngine::Vad { file, probabilities } = &args.engine;
     if args.provider != Provider::Cpu {
-        return Err(Error::new(Kind::Unsupported, "the voice detector runs on the CPU only")
-            .hint("it needs 0.07 ms a frame there")
-            .into());
+        return Err(Error::new(Kind::Unsupported, "engines are tried on the CPU only so far").into());
     }
     let Chosen { loaded, .. } = args.settings.load()?;
     let settings = &loaded.settings;
-    let mut detector = Registry::new(settings, places(settings)).open_silero(args.threads.into())?;
+    match &args.engine {
+        TryEngine::Vad { file, probabilities } => try_vad(&args, settings, file, *probabilities),
+        TryEngine::Asr(asr) => {
+            let begun = Instant::now();
+            let pcm = decode(settings, &asr.file)?;
+            let object = asr.run(&pcm, settings, args.threads)?;
+            let elapsed = begun.elapsed();
+            if args.json {
+                return print(&format!("{object}\n"));
+            }
+            let text = object["text"].as_str().unwrap_or_default();
+            print(&format!("{:.1} s of audio, {}, {elapsed:.0?}\n{text}\n", pcm.secs(), object["language"]))
+        }
+    }
+}
+
+fn decode(settings: &Settings, file: &Path) -> Outcome<Pcm> {
     let media = Media::new(&settings.pipelines, &settings.audio, &settings.vision)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(anyhow::Error::new)?;
-    let pcm: Pcm = runtime.block_on(media.decode_file(AudioFile::Path(file.clone()), LONGEST))?;
+    Ok(runtime.block_on(media.decode_file(AudioFile::Path(file.to_owned()), LONGEST))?)
+}
+
+fn try_vad(args: &Args, settings: &Settings, file: &Path, probabilities: bool) -> Outcome {
+    let mut detector = Registry::new(settings, places(settings)).open_silero(args.threads.into())?;
+    let pcm = decode(settings, file)?;
 
     let begun = Instant::now();
     let probability = vad::probabilities(&mut detector, &pcm)?;
@@ -86,7 +107,7 @@ pub(super) fn run(args: Args) -> Outcome {
             .map(|span| json!({ "start": samples_to_secs(span.start), "end": samples_to_secs(span.end) }))
             .collect();
         let mut object = json!({ "segments": segments });
-        if *probabilities {
+        if probabilities {
             object["probabilities"] = json!(probability);
         }
         return print(&format!("{object}\n"));
@@ -95,7 +116,7 @@ pub(super) fn run(args: Args) -> Outcome {
     for span in &spans {
         text.push_str(&format!("  {:8.2} – {:8.2} s\n", samples_to_secs(span.start), samples_to_secs(span.end)));
     }
-    if *probabilities {
+    if probabilities {
         for (frame, probability) in probability.iter().enumerate() {
             text.push_str(&format!("  {:8.3} s  {probability:.3}\n", frame as f64 * 0.032));
         }

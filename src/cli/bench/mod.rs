@@ -1,6 +1,7 @@
-//! `vigia bench`: figures that anybody can measure again. Each bench starts a daemon of its own, in a temporary
-//! folder, and prints what it measured beside what is wanted.
+//! `vigia bench`: figures that anybody can measure again. A bench that needs a daemon starts one of its own, in a
+//! temporary folder; each prints what it measured, beside what is wanted where that is known.
 
+mod asr;
 mod child;
 mod figures;
 mod ingest;
@@ -9,7 +10,7 @@ use clap::Subcommand;
 
 use crate::cli::Outcome;
 
-/// Measure this machine; each bench starts a daemon of its own
+/// Measure this machine
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(subcommand)]
@@ -18,11 +19,13 @@ pub(super) struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Bench {
+    Asr(asr::Args),
     Ingest(ingest::Args),
 }
 
 pub(super) fn run(args: Args) -> Outcome {
     match args.bench {
+        Bench::Asr(args) => asr::run(&args),
         Bench::Ingest(args) => ingest::run(args),
     }
 }

@@ -1,0 +1,231 @@
+//! `vigia transcribe`: recordings become text, without a daemon, in the same way as the daemon does it. Results go to
+//! standard output or into files; how far it is, to standard error.
+
+use std::{
+    io::{self, IsTerminal},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::Context;
+use clap::ValueEnum;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
+use tokio::sync::mpsc;
+
+use crate::{
+    base::{Error, Kind, Result, Shutdown},
+    cli::{Chosen, Outcome, SettingsArgs, places, print},
+    engines::{Registry, TranscribeAsk},
+    flow::{Priority, Task, TextSegment, subtitles},
+    jobs::{self, FileDesk, FileNews, FileSummary, Queue, QueueLimits},
+    media::{AudioFile, Media},
+};
+
+const NEWS_QUEUE: usize = 16;
+
+/// A window of a large model on a small machine takes minutes; a person who has had enough presses Ctrl-C.
+const WINDOW_LIMIT: Duration = Duration::from_secs(3600);
+
+/// Write down what is said in recordings
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Any audio files that GStreamer opens
+    #[arg(required = true)]
+    files: Vec<PathBuf>,
+    /// A model's name, or its folder; else that of tasks.transcribe.model
+    #[arg(long)]
+    model: Option<PathBuf>,
+    /// What is spoken: a code such as es, or auto
+    #[arg(long, default_value = "auto")]
+    language: String,
+    #[arg(long, value_enum, default_value = "txt")]
+    format: Format,
+    /// Times of words (in json, and where subtitles are cut)
+    #[arg(long)]
+    words: bool,
+    /// Tell the speakers apart
+    #[arg(long)]
+    diarize: bool,
+    /// Translate into English
+    #[arg(long)]
+    translate: bool,
+    /// What was said before, or how names are spelled
+    #[arg(long, value_name = "TEXT")]
+    prompt: Option<String>,
+    /// Write a file for each recording into this folder
+    #[arg(long, value_name = "DIR")]
+    output: Option<PathBuf>,
+    #[command(flatten)]
+    settings: SettingsArgs,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Txt,
+    Srt,
+    Vtt,
+    Json,
+}
+
+pub(super) fn run(mut args: Args) -> Outcome {
+    if args.files.len() > 1 && args.output.is_none() && matches!(args.format, Format::Srt | Format::Vtt) {
+        return Err(Error::invalid("subtitles of several recordings make no one file").hint("add --output DIR").into());
+    }
+    let beside = args.model.clone().map(|model| args.choose(&model)).transpose()?.flatten();
+    let Chosen { loaded, .. } = args.settings.load()?;
+    let settings = loaded.settings;
+    let mut places = places(&settings);
+    places.models.splice(..0, beside);
+    let registry = Registry::new(&settings, places);
+    registry.installed(Task::Transcribe)?;
+    if args.diarize {
+        registry.installed(Task::Diarize)?;
+        return Err(Error::unavailable("speakers are not told apart yet").hint("leave --diarize out").into());
+    }
+    let media = Media::new(&settings.pipelines, &settings.audio, &settings.vision)?;
+    let model = settings.model_for(Task::Transcribe).unwrap_or_default();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start the async runtime")?;
+    let mut failed = None;
+    runtime.block_on(async {
+        let shutdown = Shutdown::new();
+        let queue = Queue::new(QueueLimits { live: 1, interactive: 1, batch: 1 });
+        tokio::spawn(jobs::run(queue.clone(), registry.clone(), WINDOW_LIMIT, shutdown.clone()));
+        let desk = FileDesk { voice: registry.voice().await?, queue, priority: Priority::Interactive, batch: 1 };
+        let desk = Arc::new(desk);
+        for file in &args.files {
+            match args.transcribe(file, &media, &desk).await {
+                Ok((summary, segments)) => args.write(file, model, &summary, &segments)?,
+                // The other recordings are worth their text all the same.
+                Err(error) if args.files.len() > 1 => {
+                    eprintln_line(&format!("{}: {}", file.display(), error.full()));
+                    failed = Some(error);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        shutdown.start();
+        Outcome::Ok(())
+    })?;
+    failed.map_or(Ok(()), |error| Err(error.into()))
+}
+
+impl Args {
+    /// The folder in which a model lies that is named by its own.
+    fn choose(&mut self, model: &Path) -> Result<Option<PathBuf>> {
+        let folder = model.is_dir().then(|| model.canonicalize().ok()).flatten();
+        let (name, beside) = match &folder {
+            Some(folder) => (folder.file_name(), folder.parent().map(Path::to_owned)),
+            None => (Some(model.as_os_str()), None),
+        };
+        let name = name.and_then(|name| name.to_str()).ok_or_else(|| {
+            Error::new(Kind::NotFound, format!("{} is no model", model.display()))
+                .hint("`vigia models list` shows them")
+        })?;
+        self.settings.sets.push(format!("tasks.transcribe.model={name}"));
+        Ok(beside)
+    }
+
+    async fn transcribe(
+        &self,
+        file: &Path,
+        media: &Media,
+        desk: &Arc<FileDesk>,
+    ) -> Result<(FileSummary, Vec<TextSegment>)> {
+        let stream = media.open_file(AudioFile::Path(file.to_owned())).await?;
+        let ask = TranscribeAsk {
+            words: self.words,
+            translate: self.translate,
+            prompt: self.prompt.clone(),
+            ..TranscribeAsk::of(Vec::new().into(), &self.language)
+        };
+        let (news, mut told) = mpsc::channel(NEWS_QUEUE);
+        let desk = Arc::clone(desk);
+        let work = tokio::spawn(async move { desk.transcribe(stream, ask, news).await });
+        let bar = bar(file);
+        let mut segments = Vec::new();
+        while let Some(news) = told.recv().await {
+            match news {
+                FileNews::Segment(segment) => segments.push(segment),
+                FileNews::Progress { secs, of } => {
+                    if let Some(of) = of {
+                        bar.set_length(of as u64);
+                    }
+                    bar.set_position(secs as u64);
+                }
+            }
+        }
+        bar.finish_and_clear();
+        let summary = work.await.map_err(|error| Error::internal("the transcription crashed").cause(error))??;
+        if summary.without_words && self.words {
+            eprintln_line("this model cannot tell when words are spoken; an export named _timestamped can");
+        }
+        Ok((summary, segments))
+    }
+
+    fn write(&self, file: &Path, model: &str, summary: &FileSummary, segments: &[TextSegment]) -> Outcome {
+        let text = match self.format {
+            Format::Txt => subtitles::txt(segments),
+            Format::Srt => subtitles::srt(segments),
+            Format::Vtt => subtitles::vtt(segments),
+            Format::Json => json(file, model, summary, segments),
+        };
+        let Some(dir) = &self.output else {
+            let several = self.files.len() > 1 && self.format == Format::Txt;
+            let title = if several { format!("== {}\n", file.display()) } else { String::new() };
+            return print(&format!("{title}{text}"));
+        };
+        let name = file.file_stem().unwrap_or(file.as_os_str());
+        let path = dir.join(name).with_added_extension(self.format.extension());
+        std::fs::create_dir_all(dir).and_then(|()| std::fs::write(&path, text)).map_err(|error| {
+            Error::invalid(format!("cannot write {}", path.display())).hint("--output names a folder").cause(error)
+        })?;
+        Ok(())
+    }
+}
+
+impl Format {
+    fn extension(self) -> &'static str {
+        match self {
+            Format::Txt => "txt",
+            Format::Srt => "srt",
+            Format::Vtt => "vtt",
+            Format::Json => "json",
+        }
+    }
+}
+
+/// The object of `POST /api/stt`, with the name of the file.
+fn json(file: &Path, model: &str, summary: &FileSummary, segments: &[TextSegment]) -> String {
+    let texts: Vec<&str> = segments.iter().map(|it| it.text.as_str()).filter(|text| !text.is_empty()).collect();
+    let object = json!({
+        "file": file.display().to_string(),
+        "text": texts.join(" "),
+        "language": summary.language,
+        "probability": summary.probability,
+        "duration": summary.secs,
+        "segments": segments,
+        "model": model,
+    });
+    format!("{object}\n")
+}
+
+fn bar(file: &Path) -> ProgressBar {
+    if !io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    // The template is ours; were it wrong, a plain bar would do.
+    let style = ProgressStyle::with_template("{bar:24} {pos:>6}/{len:6} s  {elapsed} · {eta} left  {msg}")
+        .unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(0).with_style(style).with_message(file.display().to_string())
+}
+
+/// Standard error may be closed; then nobody reads it.
+fn eprintln_line(text: &str) {
+    drop(io::Write::write_all(&mut io::stderr(), format!("vigia: {text}\n").as_bytes()));
+}
