@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "clippy takes only the bodies of `#[test]` functions for tests")]
 
+mod asr;
+mod asr_command;
 mod audio;
 mod bad_input;
 mod encodings;
