@@ -38,6 +38,8 @@ const FILES: &[(&str, &str)] = &[
     ),
     ("pyannote-segmentation-3.0", include_str!("../../models/catalogue/pyannote-segmentation-3.0.toml")),
     ("wespeaker-resnet34-lm", include_str!("../../models/catalogue/wespeaker-resnet34-lm.toml")),
+    ("ge2e", include_str!("../../models/catalogue/ge2e.toml")),
+    ("campplus", include_str!("../../models/catalogue/campplus.toml")),
     ("kokoro-82m", include_str!("../../models/catalogue/kokoro-82m.toml")),
     ("qwen2.5-0.5b-instruct", include_str!("../../models/catalogue/qwen2.5-0.5b-instruct.toml")),
     ("qwen2.5-1.5b-instruct", include_str!("../../models/catalogue/qwen2.5-1.5b-instruct.toml")),
