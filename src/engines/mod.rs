@@ -7,6 +7,7 @@
 pub mod asr;
 mod ballast;
 pub mod chat;
+pub mod diarize;
 mod host;
 pub mod prepare;
 mod registry;
@@ -22,9 +23,12 @@ pub mod echo;
 #[cfg(any(test, feature = "test-engine"))]
 pub mod puppet;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use crate::base::Result;
@@ -34,6 +38,7 @@ pub(crate) use host::child::serve;
 pub use asr::{Decode, Guards, Piece, PieceText, SegmentText, TranscribeAsk, TranscribeStep, longform, transcript};
 pub use ballast::{Ballast, BallastAsk, BallastSpec};
 pub use chat::{Chat, ChatAsk, Chatter, End, Message, Role, Said, Sampling, TextStep, Usage};
+pub use diarize::{DiarizeAsk, DiarizeStep, EmbedAsk, Observed, Speakers, Turn, Voiceprints};
 pub use host::{Engine, Handle, Launch, Limits, RestartRules, Vitals};
 pub use registry::{Hired, Hosting, Places, Registry, TaskState, TaskStatus};
 pub use spec::{Asr, AsrSpec, EngineSpec, Spec};
@@ -49,6 +54,23 @@ pub trait Transcriber: Send {
         step: &mut dyn FnMut(TranscribeStep),
         cancel: &Cancel,
     ) -> Result<Vec<PieceText>>;
+}
+
+/// Turns a voice into a vector of unit length; close vectors are one speaker's. Looks at `cancel` between batches.
+pub trait Embedder: Send {
+    /// The voice of an utterance of one speaker.
+    fn embed(&mut self, utterance: &[f32], cancel: &Cancel) -> Result<Vec<f32>>;
+
+    /// The voices of stretches of an audio, all of about the length that the model was trained on.
+    fn embed_stretches(&mut self, audio: &[f32], stretches: &[Range<usize>], cancel: &Cancel) -> Result<Vec<Vec<f32>>>;
+
+    /// How this model's vectors are to be compared.
+    fn likeness(&self) -> diarize::Likeness;
+}
+
+/// Hears a piece of a recording for who speaks when. Tells `step` after every batch of voices.
+pub trait Diarizer: Send {
+    fn diarize(&mut self, ask: &DiarizeAsk, step: &mut dyn FnMut(DiarizeStep), cancel: &Cancel) -> Result<Observed>;
 }
 
 /// What a voice detector remembers of one stream.

@@ -19,6 +19,7 @@ use crate::{
     device::Facts,
     engines::{
         Asr, Engine, Handle, Limits, Voice, VoiceDetector, VoiceLimits,
+        diarize::{self, Observer, Segmenter, VoiceModel},
         remote::{Remote, RemoteHealth},
         vad::{self, Silero},
     },
@@ -188,6 +189,35 @@ impl Registry {
     /// A voice detector of the caller's own, for whole recordings.
     pub fn open_silero(&self, threads: usize) -> Result<Silero> {
         Silero::open(&Runtime::open(&self.library()?)?, &self.silero_file()?, threads)
+    }
+
+    /// A diarizer of the caller's own: of the models in `dir`, else of those that the settings name.
+    pub fn open_observer(&self, dir: Option<&Path>, threads: usize) -> Result<Observer> {
+        let dir = self.diarizer_dir(dir)?;
+        let runtime = Runtime::open(&self.library()?)?;
+        let detector = || Ok(Box::new(self.open_silero(threads)?) as Box<dyn VoiceDetector>);
+        Observer::open(&runtime, &dir, &self.0.places.models, threads, detector)
+    }
+
+    /// A model of voices of the caller's own: that in `dir`, else the one that goes with the settings' diarizer.
+    pub fn open_voices(&self, dir: Option<&Path>, threads: usize) -> Result<VoiceModel> {
+        let runtime = Runtime::open(&self.library()?)?;
+        let dir = match dir {
+            Some(dir) => dir.to_owned(),
+            None => {
+                let dir = self.diarizer_dir(None)?;
+                let segments = Segmenter::open(&runtime, &dir, threads)?.is_some();
+                if segments { diarize::voices_dir(&dir, &self.0.places.models)? } else { dir }
+            }
+        };
+        VoiceModel::open(&runtime, &dir, threads)
+    }
+
+    fn diarizer_dir(&self, dir: Option<&Path>) -> Result<PathBuf> {
+        match dir {
+            Some(dir) => Ok(dir.to_owned()),
+            None => diarize::installed_dir(&self.0.places.models, self.model(Task::Diarize)?),
+        }
     }
 
     /// The voice detector, loaded by the first who asks. It is small and lives as long as the daemon.
