@@ -15,7 +15,10 @@ mod spoken;
 mod table;
 mod transcribe;
 mod try_asr;
+mod try_diarize;
+mod try_embed;
 mod try_engine;
+mod voices;
 
 use std::{
     io::{self, Write},
@@ -51,6 +54,7 @@ enum Command {
     Check(check::Args),
     Settings(settings::Args),
     Keys(keys::Args),
+    Voices(voices::Args),
     Models(models::Args),
     Doctor(doctor::Args),
     Selftest(selftest::Args),
@@ -67,6 +71,7 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::run(args),
         Command::Settings(args) => settings::run(args),
         Command::Keys(args) => keys::run(args),
+        Command::Voices(args) => voices::run(args),
         Command::Models(args) => models::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Selftest(args) => selftest::run(args),

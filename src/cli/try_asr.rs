@@ -3,7 +3,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    time::Duration,
+    time::Instant,
 };
 
 use clap::ValueEnum;
@@ -11,7 +11,10 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     base::Result,
-    cli::places,
+    cli::{
+        Chosen, Outcome, places, print,
+        try_engine::{self, decode},
+    },
     engines::{
         Cancel, Decode, Guards, PieceText, Registry, SegmentText, TranscribeAsk, Transcriber,
         asr::whisper::{Whisper, WhisperSpec},
@@ -24,14 +27,13 @@ use crate::{
     settings::Settings,
 };
 
-/// Six hours take 1.4 GB while they are looked at.
-pub(super) const LONGEST: Duration = Duration::from_secs(6 * 3600);
 const WINDOW: usize = 30 * SAMPLE_RATE_HZ as usize;
 
+/// Transcribe a recording with a model's folder
 #[derive(Debug, clap::Args)]
 pub(super) struct TryAsr {
     /// Any audio file that GStreamer opens
-    pub(super) file: PathBuf,
+    file: PathBuf,
     /// Folder with config.json, tokenizer.json and onnx/
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
@@ -93,10 +95,25 @@ struct Tried {
 }
 
 impl TryAsr {
-    pub(super) fn run(&self, pcm: &Pcm, settings: &Settings, threads: u16) -> Result<Value> {
+    pub(super) fn run(&self, common: &try_engine::Args) -> Outcome {
+        let Chosen { loaded, .. } = common.settings.load()?;
+        let settings = &loaded.settings;
+        let begun = Instant::now();
+        let pcm = decode(settings, &self.file)?;
+        let object = self.tried(&pcm, settings, common)?;
+        if common.json {
+            return print(&format!("{object}\n"));
+        }
+        let text = object["text"].as_str().unwrap_or_default();
+        let elapsed = begun.elapsed();
+        print(&format!("{:.1} s of audio, {}, {elapsed:.0?}\n{text}\n", pcm.secs(), object["language"]))
+    }
+
+    fn tried(&self, pcm: &Pcm, settings: &Settings, common: &try_engine::Args) -> Result<Value> {
         let places = places(settings);
         let library = runtime::find(&settings.runtime.library, &places.library)?;
-        let mut spec = WhisperSpec::of(&self.model, &library, threads.into());
+        let mut spec = WhisperSpec::of(&self.model, &library, common.threads.into());
+        spec.provider = common.provider_options(settings);
         spec.batch = 1;
         spec.encoder.suffix.clone_from(&self.suffix);
         spec.decoder.suffix.clone_from(&self.suffix);

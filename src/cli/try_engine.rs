@@ -3,7 +3,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use clap::{Subcommand, ValueEnum};
@@ -11,16 +11,17 @@ use serde_json::json;
 
 use crate::{
     base::{Error, Kind},
-    cli::{
-        Chosen, Outcome, SettingsArgs, places, print,
-        try_asr::{LONGEST, TryAsr},
-    },
+    cli::{Chosen, Outcome, SettingsArgs, places, print, try_asr::TryAsr, try_diarize, try_embed},
     engines::{Registry, vad},
     flow::{Pcm, audio::samples_to_secs},
     media::{AudioFile, Media},
+    runtime::ProviderOptions,
     segment::{Offline, Rules},
-    settings::Settings,
+    settings::{self, Settings},
 };
+
+/// Six hours take 1.4 GB while they are looked at.
+const LONGEST: Duration = Duration::from_secs(6 * 3600);
 
 /// Try one engine on a file, without a daemon
 #[derive(Debug, clap::Args)]
@@ -28,16 +29,16 @@ pub(super) struct Args {
     #[command(subcommand)]
     engine: TryEngine,
     #[command(flatten)]
-    settings: SettingsArgs,
+    pub(super) settings: SettingsArgs,
     /// Print one JSON object
     #[arg(long, global = true)]
-    json: bool,
+    pub(super) json: bool,
     /// What to compute on
     #[arg(long, value_enum, default_value = "cpu", global = true)]
-    provider: Provider,
+    pub(super) provider: Provider,
     /// Threads for one run of the model
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256), global = true)]
-    threads: u16,
+    pub(super) threads: u16,
 }
 
 #[derive(Debug, Subcommand)]
@@ -50,46 +51,28 @@ enum TryEngine {
         #[arg(long)]
         probabilities: bool,
     },
-    /// Transcribe a recording with a model's folder
     Asr(TryAsr),
+    Embed(try_embed::Args),
+    Diarize(try_diarize::Args),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Provider {
+pub(super) enum Provider {
     Cpu,
     Cuda,
     Tensorrt,
 }
 
 pub(super) fn run(args: Args) -> Outcome {
-    if args.provider != Provider::Cpu {
-        return Err(Error::new(Kind::Unsupported, "engines are tried on the CPU only so far").into());
-    }
+    let (file, probabilities) = match &args.engine {
+        TryEngine::Vad { file, probabilities } => (file, *probabilities),
+        TryEngine::Asr(asr) => return asr.run(&args),
+        TryEngine::Embed(embed) => return embed.run(&args),
+        TryEngine::Diarize(diarize) => return diarize.run(&args),
+    };
+    args.on_cpu_only("the voice detector")?;
     let Chosen { loaded, .. } = args.settings.load()?;
     let settings = &loaded.settings;
-    match &args.engine {
-        TryEngine::Vad { file, probabilities } => try_vad(&args, settings, file, *probabilities),
-        TryEngine::Asr(asr) => {
-            let begun = Instant::now();
-            let pcm = decode(settings, &asr.file)?;
-            let object = asr.run(&pcm, settings, args.threads)?;
-            let elapsed = begun.elapsed();
-            if args.json {
-                return print(&format!("{object}\n"));
-            }
-            let text = object["text"].as_str().unwrap_or_default();
-            print(&format!("{:.1} s of audio, {}, {elapsed:.0?}\n{text}\n", pcm.secs(), object["language"]))
-        }
-    }
-}
-
-fn decode(settings: &Settings, file: &Path) -> Outcome<Pcm> {
-    let media = Media::new(&settings.pipelines, &settings.audio, &settings.vision)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(anyhow::Error::new)?;
-    Ok(runtime.block_on(media.decode_file(AudioFile::Path(file.to_owned()), LONGEST))?)
-}
-
-fn try_vad(args: &Args, settings: &Settings, file: &Path, probabilities: bool) -> Outcome {
     let mut detector = Registry::new(settings, places(settings)).open_silero(args.threads.into())?;
     let pcm = decode(settings, file)?;
 
@@ -122,4 +105,31 @@ fn try_vad(args: &Args, settings: &Settings, file: &Path, probabilities: bool) -
         }
     }
     print(&text)
+}
+
+/// The whole file at 16 kHz.
+pub(super) fn decode(settings: &Settings, file: &Path) -> Outcome<Pcm> {
+    let media = Media::new(&settings.pipelines, &settings.audio, &settings.vision)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(anyhow::Error::new)?;
+    Ok(runtime.block_on(media.decode_file(AudioFile::Path(file.to_owned()), LONGEST))?)
+}
+
+impl Args {
+    /// Where the engine is to run. Without a cache TensorRT builds its engine first.
+    pub(super) fn provider_options(&self, settings: &Settings) -> ProviderOptions {
+        let provider = match self.provider {
+            Provider::Cpu => settings::Provider::Cpu,
+            Provider::Cuda => settings::Provider::Cuda,
+            Provider::Tensorrt => settings::Provider::TensorRt,
+        };
+        ProviderOptions::new(provider, &settings.providers, None)
+    }
+
+    /// Whether the engine may run where it was asked to.
+    pub(super) fn on_cpu_only(&self, what: &str) -> Outcome {
+        if self.provider == Provider::Cpu {
+            return Ok(());
+        }
+        Err(Error::new(Kind::Unsupported, format!("{what} runs on the CPU only so far")).into())
+    }
 }
