@@ -3,8 +3,11 @@
 
 mod asr;
 mod child;
+mod der;
+mod diarize;
 mod figures;
 mod ingest;
+mod mixes;
 
 use clap::Subcommand;
 
@@ -21,11 +24,13 @@ pub(super) struct Args {
 enum Bench {
     Asr(asr::Args),
     Ingest(ingest::Args),
+    Diarize(diarize::Args),
 }
 
 pub(super) fn run(args: Args) -> Outcome {
     match args.bench {
         Bench::Asr(args) => asr::run(&args),
         Bench::Ingest(args) => ingest::run(args),
+        Bench::Diarize(args) => diarize::run(args),
     }
 }

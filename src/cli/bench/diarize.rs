@@ -1,0 +1,330 @@
+//! `vigia bench diarize`: error rate, number of speakers, speed and memory of diarization, on recordings whose turns
+//! somebody marked and on mixes whose turns are known exactly.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+use crate::{
+    base::{Error, Result},
+    cli::{
+        Chosen, Outcome, SettingsArgs,
+        bench::{
+            der::{self, Errors},
+            figures::{self, Figure, told, wanted},
+            mixes::{self, Mix, Person},
+        },
+        places, print,
+        try_engine::decode,
+    },
+    engines::{
+        Cancel, Diarizer, Registry, Turn,
+        diarize::{self, Observer},
+    },
+    settings::Settings,
+};
+
+const COLLAR_SECS: f64 = 0.25;
+const WANTED_RATE: f64 = 0.15;
+/// Mixes are made of these seeds on; none was looked at while thresholds were chosen.
+const FIRST_SEED: u64 = 1000;
+/// Who says less than this in all has no voice to speak of.
+const LEAST_SAID_SECS: f64 = 4.0;
+/// Its two sentences are spoken by two synthetic voices.
+const TWO_VOICES: &str = "azure_es-mx.wav";
+
+/// Measure diarization on recordings and on mixes with exact boundaries
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Args {
+    #[command(flatten)]
+    settings: SettingsArgs,
+    /// Folder with `real/`; by default VIGIA_TEST_ASSETS
+    #[arg(long, value_name = "DIR")]
+    assets: Option<PathBuf>,
+    /// Folder of the model; by default real/ge2e of the assets
+    #[arg(long, value_name = "DIR")]
+    model: Option<PathBuf>,
+    /// Mixes of one to five speakers, cut anywhere
+    #[arg(long, default_value_t = 20)]
+    mixes: u16,
+    /// Seconds of the long recording whose speed and memory are measured; 0 for none
+    #[arg(long, default_value_t = 3600)]
+    long_secs: u32,
+    /// Threads for one run of a model
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
+    threads: u16,
+}
+
+struct Bench<'a> {
+    settings: &'a Settings,
+    real: PathBuf,
+    observer: Observer,
+}
+
+struct Scored {
+    errors: Errors,
+    speakers: usize,
+    found: usize,
+}
+
+pub(super) fn run(args: Args) -> Outcome {
+    let assets =
+        args.assets.clone().or_else(|| args.settings.sources().variable("VIGIA_TEST_ASSETS").map(PathBuf::from));
+    let assets = assets.ok_or_else(|| {
+        Error::invalid("no folder of recordings is named").hint("pass --assets DIR, or set VIGIA_TEST_ASSETS")
+    })?;
+    let Chosen { loaded, .. } = args.settings.load()?;
+    let settings = &loaded.settings;
+    let real = assets.join("real");
+    let model = args.model.clone().unwrap_or_else(|| real.join("ge2e"));
+    let observer = Registry::new(settings, places(settings)).open_observer(Some(&model), args.threads.into())?;
+    let mut bench = Bench { settings, real, observer };
+
+    if args.model.is_none() {
+        print(&figures::to_text(&[bench.embeddings()?]))?;
+    }
+    print("recording                             DER    miss   false  confused  speakers\n")?;
+    for (file, truth) in bench.marked()? {
+        let samples = decode(settings, &bench.real.join("diarization").join(&file))?;
+        bench.score(&file, &samples, &truth)?;
+    }
+    let readers = bench.readers()?;
+    for seed in 1..=3 {
+        let Mix { name, samples, truth } = mixes::whole(&readers, seed);
+        bench.score(&name, &samples, &truth)?;
+    }
+    let people: Vec<Person> = readers.into_iter().chain(bench.others()?).collect();
+    let mut all = Vec::new();
+    for at in 0..args.mixes {
+        let (speakers, secs) = (1 + usize::from(at % 5), [20.0, 40.0, 80.0][usize::from(at / 5 % 3)]);
+        let Mix { name, samples, truth } = mixes::cut(&people, speakers, secs, FIRST_SEED + u64::from(at));
+        all.push(bench.score(&name, &samples, &truth)?);
+    }
+    let mut figures = summary(&all);
+    if args.long_secs > 0 {
+        figures.extend(bench.long(&people, f64::from(args.long_secs))?);
+    }
+    print(&figures::to_text(&figures))
+}
+
+fn summary(scored: &[Scored]) -> Vec<Figure> {
+    if scored.is_empty() {
+        return Vec::new();
+    }
+    let speech: f64 = scored.iter().map(|it| it.errors.speech).sum();
+    let part = |secs: fn(&Errors) -> f64| 100.0 * scored.iter().map(|it| secs(&it.errors)).sum::<f64>() / speech;
+    let rate = part(|it| it.miss + it.false_alarm + it.confusion);
+    let right = scored.iter().filter(|it| it.found == it.speakers).count();
+    let worst = scored.iter().map(|it| it.errors.rate()).fold(0.0, f64::max);
+    vec![
+        wanted("mixes, error rate of all", format!("{rate:.1} %"), "at most 15 %", rate <= 100.0 * WANTED_RATE),
+        told("mixes, speakers confused", format!("{:.1} %", part(|it| it.confusion))),
+        told("mixes, worst error rate", format!("{:.1} %", 100.0 * worst)),
+        told("mixes, number of speakers right", format!("{right} of {}", scored.len())),
+    ]
+}
+
+impl Bench<'_> {
+    fn turns(&mut self, samples: &[f32]) -> Result<Vec<Turn>> {
+        let observer = &mut self.observer;
+        let observe = |ask| observer.diarize(&ask, &mut |_| {}, &Cancel::default());
+        let observed = diarize::pieces(samples).map(observe).collect::<Result<Vec<_>>>()?;
+        Ok(diarize::speakers(observed, None))
+    }
+
+    /// Diarizes, and prints the line of this recording.
+    fn score(&mut self, name: &str, samples: &[f32], truth: &[Turn]) -> Outcome<Scored> {
+        let turns = self.turns(samples)?;
+        let errors = der::errors(truth, &turns, COLLAR_SECS);
+        let scored = Scored { errors, speakers: count(truth), found: count(&turns) };
+        let part = |secs: f64| 100.0 * secs / errors.speech.max(f64::MIN_POSITIVE);
+        print(&format!(
+            "{name:<34} {:>6.1} {:>7.1} {:>7.1} {:>9.1}  {} of {}{}\n",
+            100.0 * errors.rate(),
+            part(errors.miss),
+            part(errors.false_alarm),
+            part(errors.confusion),
+            scored.found,
+            scored.speakers,
+            if scored.found == scored.speakers { "" } else { "  ✗" },
+        ))?;
+        Ok(scored)
+    }
+
+    /// The largest difference from the reference's voices.
+    fn embeddings(&mut self) -> Outcome<Figure> {
+        let expected = read_json(&self.real.join("ge2e/expected_embeddings.json"))?;
+        let expected: BTreeMap<String, Vec<f32>> = serde_json::from_value(expected["embeddings"].clone())
+            .map_err(|error| Error::invalid("expected_embeddings.json holds no voices").cause(error))?;
+        let mut worst = 0.0_f32;
+        let mut compared = 0;
+        for (file, wanted) in &expected {
+            let path = self.real.join("speakers").join(file);
+            if path.is_file() {
+                let voice = self.observer.voices.embed(&decode(self.settings, &path)?, &Cancel::default())?;
+                worst = voice.iter().zip(wanted).map(|(a, b)| (a - b).abs()).fold(worst, f32::max);
+                compared += 1;
+            }
+        }
+        let measured = format!("{worst:.1e}, {compared} recordings");
+        Ok(wanted("voices against the reference", measured, "within 1e-3", worst <= 1e-3 && compared > 0))
+    }
+
+    /// Recordings whose turns somebody marked by hand.
+    fn marked(&self) -> Result<Vec<(String, Vec<Turn>)>> {
+        let folder = self.real.join("diarization");
+        let mut marked = Vec::new();
+        for path in listed(&folder)? {
+            let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            if let Some(stem) = name.strip_suffix(".segments.json") {
+                marked.push((format!("{stem}.wav"), segments(&read_json(&path)?)));
+            } else if let Some(stem) = name.strip_suffix(".rttm") {
+                marked.push((format!("{stem}.wav"), rttm(&read_text(&path)?)));
+            }
+        }
+        Ok(marked)
+    }
+
+    /// The people of real/speakers, by the number in the names of their files.
+    fn readers(&self) -> Outcome<Vec<Person>> {
+        let mut people: BTreeMap<String, Vec<Vec<f32>>> = BTreeMap::new();
+        for path in listed(&self.real.join("speakers"))? {
+            let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            if let Some((person, _)) = name.strip_suffix(".flac").and_then(|stem| stem.split_once('-')) {
+                people.entry(person.to_owned()).or_default().push(decode(self.settings, &path)?.to_vec());
+            }
+        }
+        Ok(people.into_values().map(|utterances| Person { utterances }).collect())
+    }
+
+    /// More people, one a recording, so that mixes may have five.
+    fn others(&self) -> Outcome<Vec<Person>> {
+        let mut people = Vec::new();
+        for folder in ["audio-en", "audio-es"] {
+            for path in listed(&self.real.join(folder))? {
+                if !path.extension().is_some_and(|it| it == "wav" || it == "flac") || path.ends_with(TWO_VOICES) {
+                    continue;
+                }
+                let said = decode(self.settings, &path)?;
+                if said.secs() >= LEAST_SAID_SECS {
+                    people.push(Person { utterances: vec![said.to_vec()] });
+                }
+            }
+        }
+        Ok(people)
+    }
+
+    /// Speed and memory for a long conversation.
+    fn long(&mut self, people: &[Person], secs: f64) -> Outcome<Vec<Figure>> {
+        let Mix { samples, truth, .. } = mixes::cut(people, 4, secs, FIRST_SEED);
+        let audio_bytes = samples.len() * size_of::<f32>();
+        // The peak starts anew here; where the kernel does not let it, the figure means nothing and is 0.
+        fs::write("/proc/self/clear_refs", "5").unwrap_or(());
+        let before = peak_rss_bytes();
+        let begun = Instant::now();
+        let turns = self.turns(&samples)?;
+        let elapsed = begun.elapsed();
+        let grown = peak_rss_bytes().saturating_sub(before);
+        let rate = der::errors(&truth, &turns, COLLAR_SECS).rate();
+        let factor = elapsed.div_f64(secs);
+        let mib = |bytes: usize| format!("{} MiB", bytes >> 20);
+        Ok(vec![
+            told(
+                "long recording",
+                format!("{secs:.0} s, {:.1} % errors, {} speakers of 4", 100.0 * rate, count(&turns)),
+            ),
+            wanted(
+                "real-time factor",
+                format!("{:.3}", factor.as_secs_f64()),
+                "below 1",
+                factor < Duration::from_secs(1),
+            ),
+            told("memory beside the audio", format!("{} more, audio {}", mib(grown), mib(audio_bytes))),
+        ])
+    }
+}
+
+fn count(turns: &[Turn]) -> usize {
+    let mut speakers: Vec<usize> = turns.iter().map(|turn| turn.speaker).collect();
+    speakers.sort_unstable();
+    speakers.dedup();
+    speakers.len()
+}
+
+fn listed(folder: &Path) -> Result<Vec<PathBuf>> {
+    let missing = |error| Error::unavailable(format!("{} cannot be read", folder.display())).cause(error);
+    let entries = fs::read_dir(folder).map_err(missing)?;
+    let mut paths: Vec<PathBuf> = entries.filter_map(|entry| entry.ok().map(|entry| entry.path())).collect();
+    paths.sort();
+    Ok(paths)
+}
+
+fn read_text(path: &Path) -> Result<String> {
+    fs::read_to_string(path)
+        .map_err(|error| Error::unavailable(format!("{} cannot be read", path.display())).cause(error))
+}
+
+fn read_json(path: &Path) -> Result<Value> {
+    serde_json::from_str(&read_text(path)?)
+        .map_err(|error| Error::invalid(format!("{} is no JSON", path.display())).cause(error))
+}
+
+/// `{"tests":{"diarization_tests":[{"segments":[{"start_sec","end_sec","speaker_tag"}]}]}}`
+fn segments(text: &Value) -> Vec<Turn> {
+    let segments = text["tests"]["diarization_tests"][0]["segments"].as_array().cloned().unwrap_or_default();
+    let turn = |it: &Value| {
+        let speaker = it["speaker_tag"].as_u64()? as usize;
+        Some(Turn { start: it["start_sec"].as_f64()?, end: it["end_sec"].as_f64()?, speaker })
+    };
+    segments.iter().filter_map(turn).collect()
+}
+
+/// `SPEAKER file 1 start length <NA> <NA> name <NA> <NA>`
+fn rttm(text: &str) -> Vec<Turn> {
+    let mut names: Vec<&str> = Vec::new();
+    let mut turns = Vec::new();
+    for line in text.lines() {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let [_, _, _, start, length, _, _, name, ..] = fields[..] else { continue };
+        let (Ok(start), Ok(length)) = (start.parse::<f64>(), length.parse::<f64>()) else { continue };
+        let speaker = names.iter().position(|known| *known == name).unwrap_or_else(|| {
+            names.push(name);
+            names.len() - 1
+        });
+        turns.push(Turn { start, end: start + length, speaker });
+    }
+    turns
+}
+
+/// The most that this process had in memory since the peak was last reset.
+fn peak_rss_bytes() -> usize {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or_default();
+    line.trim().trim_end_matches(" kB").parse::<usize>().unwrap_or(0) << 10
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_of_both_forms_are_read() {
+        let text = "SPEAKER a 1 6.690 0.430 <NA> <NA> one <NA> <NA>\nSPEAKER a 1 7 1 <NA> <NA> two <NA> <NA>\nnoise\n";
+        let turns = rttm(text);
+        assert_eq!(turns.iter().map(|turn| turn.speaker).collect::<Vec<_>>(), [0, 1]);
+        assert!((turns[0].end - 7.12).abs() < 1e-9);
+        let text = serde_json::json!({ "tests": { "diarization_tests": [
+            { "segments": [{ "start_sec": 1.5, "end_sec": 3.0, "speaker_tag": 2 }, { "start_sec": 1.0 }] }] } });
+        assert_eq!(segments(&text), [Turn { start: 1.5, end: 3.0, speaker: 2 }]);
+    }
+
+    #[test]
+    fn this_process_has_some_memory() {
+        assert!(peak_rss_bytes() > 1 << 20);
+    }
+}
