@@ -74,7 +74,7 @@ pub(super) fn run(mut args: Args) -> Outcome {
         return Err(Error::invalid("subtitles of several recordings make no one file").hint("add --output DIR").into());
     }
     let beside = args.model.clone().map(|model| args.choose(&model)).transpose()?.flatten();
-    let Chosen { loaded, .. } = args.settings.load()?;
+    let Chosen { loaded, facts, .. } = args.settings.load()?;
     let settings = loaded.settings;
     let mut places = places(&settings);
     places.models.splice(..0, beside);
@@ -94,6 +94,7 @@ pub(super) fn run(mut args: Args) -> Outcome {
     let mut failed = None;
     runtime.block_on(async {
         let shutdown = Shutdown::new();
+        registry.begin(&facts);
         let queue = Queue::new(QueueLimits { live: 1, interactive: 1, batch: 1 });
         tokio::spawn(jobs::run(queue.clone(), registry.clone(), WINDOW_LIMIT, shutdown.clone()));
         let desk = FileDesk { voice: registry.voice().await?, queue, priority: Priority::Interactive, batch: 1 };
@@ -110,6 +111,7 @@ pub(super) fn run(mut args: Args) -> Outcome {
             }
         }
         shutdown.start();
+        registry.close().await;
         Outcome::Ok(())
     })?;
     failed.map_or(Ok(()), |error| Err(error.into()))

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Six hours take 1.4 GB while they are looked at.
-const LONGEST: Duration = Duration::from_secs(6 * 3600);
+pub(super) const LONGEST: Duration = Duration::from_secs(6 * 3600);
 
 /// Try one engine on a file, without a daemon
 #[derive(Debug, clap::Args)]

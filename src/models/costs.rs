@@ -79,6 +79,10 @@ impl Costs {
         let _one_at_a_time = lock(&self.writing);
         let text = serde_json::to_string_pretty(&*lock(&self.devices))
             .map_err(|error| Error::internal("the costs of models cannot be written").cause(error))?;
+        if let Some(dir) = self.path.parent() {
+            fs::create_dir_all(dir)
+                .map_err(|error| Error::unavailable(format!("{} cannot be made", dir.display())).cause(error))?;
+        }
         write_whole(&self.path, text.as_bytes())
     }
 }

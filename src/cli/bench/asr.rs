@@ -6,7 +6,7 @@ use std::{fs, path::PathBuf, time::Instant};
 use serde_json::json;
 
 use crate::{
-    cli::{Chosen, Outcome, SettingsArgs, places, print, try_asr::LONGEST},
+    cli::{Chosen, Outcome, SettingsArgs, places, print, try_engine::LONGEST},
     engines::{
         Cancel, Decode, PieceText, TranscribeAsk, Transcriber,
         asr::whisper::{Whisper, WhisperSpec},
