@@ -110,6 +110,7 @@ pub fn current(context: &Context) -> Health {
         hardware: hardware(context),
         tasks: statuses.into_iter().map(|status| (status.task.name().to_owned(), task(status))).collect(),
         memory: memory(context),
+        engine_builds: context.registry.engine_builds(),
         remotes: context.registry.remote_health(),
         queues: Queues { live: depth.live, interactive: depth.interactive, batch: depth.batch },
         mqtt,
@@ -122,7 +123,7 @@ pub fn current(context: &Context) -> Health {
 fn problems(context: &Context, statuses: &[TaskStatus], mqtt: &MqttHealth) -> Vec<String> {
     let mut problems: Vec<String> = statuses
         .iter()
-        .filter(|status| status.state == TaskState::Unavailable)
+        .filter(|status| status.state == TaskState::Unavailable || status.reason.is_some())
         .filter(|status| context.settings.model_for(status.task).is_some())
         .map(|status| {
             let reason = status.reason.as_deref().unwrap_or("it is unavailable");

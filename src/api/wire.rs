@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 use crate::{
     api::error::told,
     base::{Error, Result},
-    engines::remote::RemoteHealth,
+    engines::{prepare::EngineStatus, remote::RemoteHealth},
     flow::TextSegment,
     models::Ledger,
 };
@@ -78,6 +78,9 @@ pub struct Health {
     /// By name: `vad`, `transcribe`, `diarize`, `describe`, `chat`, `speak`, `paint`, `read`, `detect`.
     pub tasks: BTreeMap<String, TaskHealth>,
     pub memory: MemoryHealth,
+    /// TensorRT's engines: absent, being built, ready, quarantined with the reason.
+    #[schema(value_type = Vec<Object>)]
+    pub engine_builds: Vec<EngineStatus>,
     /// Servers that lend their models, by the settings' [remotes.NAME].
     #[schema(value_type = Vec<Object>)]
     pub remotes: Vec<RemoteHealth>,

@@ -8,6 +8,7 @@ pub mod asr;
 mod ballast;
 pub mod chat;
 pub mod diarize;
+mod graph;
 mod host;
 pub mod prepare;
 mod registry;
@@ -39,6 +40,7 @@ pub use asr::{Decode, Guards, Piece, PieceText, SegmentText, TranscribeAsk, Tran
 pub use ballast::{Ballast, BallastAsk, BallastSpec};
 pub use chat::{Chat, ChatAsk, Chatter, End, Message, Role, Said, Sampling, TextStep, Usage};
 pub use diarize::{DiarizeAsk, DiarizeStep, EmbedAsk, Observed, Speakers, Turn, Voiceprints};
+pub use graph::{GraphAsk, GraphSpec, PlainGraph};
 pub use host::{Engine, Handle, Launch, Limits, RestartRules, Vitals};
 pub use registry::{Hired, Hosting, Places, Registry, TaskState, TaskStatus};
 pub use spec::{Asr, AsrSpec, EngineSpec, Spec};

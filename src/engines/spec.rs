@@ -6,9 +6,10 @@ use serde::{Deserialize, Serialize};
 use crate::{
     base::Result,
     engines::{
-        BallastSpec, Cancel, Engine, PieceText, TranscribeAsk, TranscribeStep, Transcriber,
+        BallastSpec, Cancel, Engine, GraphSpec, PieceText, TranscribeAsk, TranscribeStep, Transcriber,
         asr::whisper::{Whisper, WhisperSpec},
         host::child::Link,
+        prepare::OnnxBuilder,
     },
 };
 
@@ -25,6 +26,8 @@ pub trait Spec: Clone + Into<EngineSpec> + Send + 'static {
 pub enum EngineSpec {
     Asr(AsrSpec),
     Ballast(BallastSpec),
+    Graph(GraphSpec),
+    Workbench(OnnxBuilder),
     #[cfg(any(test, feature = "test-engine"))]
     Puppet(crate::engines::puppet::PuppetSpec),
 }
@@ -35,6 +38,8 @@ impl EngineSpec {
         match self {
             EngineSpec::Asr(spec) => link.serve(name, spec),
             EngineSpec::Ballast(spec) => link.serve(name, spec),
+            EngineSpec::Graph(spec) => link.serve(name, spec),
+            EngineSpec::Workbench(spec) => link.serve(name, spec),
             #[cfg(any(test, feature = "test-engine"))]
             EngineSpec::Puppet(spec) => link.serve(name, spec),
         }

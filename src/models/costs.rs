@@ -159,8 +159,9 @@ mod tests {
     #[test]
     fn a_folder_that_cannot_be_written_is_said() {
         let dir = tempfile::tempdir().unwrap();
-        let costs = Costs::open(&dir.path().join("missing"), "d");
+        fs::write(dir.path().join("file"), "in the way").unwrap();
+        let costs = Costs::open(&dir.path().join("file"), "d");
         costs.set(&key("a"), 1);
-        assert!(costs.write().unwrap_err().message().contains("cannot be written"));
+        assert!(costs.write().unwrap_err().message().contains("cannot be made"));
     }
 }

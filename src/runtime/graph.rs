@@ -58,9 +58,9 @@ impl Graph {
         self.session.inputs().iter().map(|input| input.name().to_owned()).collect()
     }
 
-    pub fn run(&mut self, inputs: &[(&'static str, View<'_>)]) -> Result<Outputs<'_>> {
+    pub fn run(&mut self, inputs: &[(&str, View<'_>)]) -> Result<Outputs<'_>> {
         let failed = |error: ort::Error| Error::internal(format!("the model {} failed", self.name)).cause(error);
-        let mut values: Vec<(&'static str, SessionInputValue<'_>)> = Vec::with_capacity(inputs.len());
+        let mut values: Vec<(&str, SessionInputValue<'_>)> = Vec::with_capacity(inputs.len());
         for (name, view) in inputs {
             let value = match view {
                 View::F32(shape, data) => TensorRef::from_array_view((*shape, *data)).map_err(failed)?.into(),

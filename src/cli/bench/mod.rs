@@ -7,6 +7,7 @@ mod der;
 mod diarize;
 mod figures;
 mod ingest;
+mod ledger;
 mod mixes;
 
 use clap::Subcommand;
@@ -24,6 +25,7 @@ pub(super) struct Args {
 enum Bench {
     Asr(asr::Args),
     Ingest(ingest::Args),
+    Ledger(ledger::Args),
     Diarize(diarize::Args),
 }
 
@@ -31,6 +33,7 @@ pub(super) fn run(args: Args) -> Outcome {
     match args.bench {
         Bench::Asr(args) => asr::run(&args),
         Bench::Ingest(args) => ingest::run(args),
+        Bench::Ledger(args) => ledger::run(args),
         Bench::Diarize(args) => diarize::run(args),
     }
 }

@@ -9,6 +9,7 @@ mod check;
 mod decide;
 mod key;
 mod shelf;
+mod workbench;
 
 #[cfg(test)]
 mod tests;
@@ -27,6 +28,7 @@ pub use builder::OnnxBuilder;
 pub use check::GraphAnswers;
 pub use decide::{Decision, decide};
 pub use key::EngineKey;
+pub use workbench::{HostedBuilder, Step, Workbench};
 
 use crate::{
     base::{Error, Kind, Result, lock},

@@ -11,7 +11,10 @@ use futures_util::{FutureExt, future::BoxFuture};
 use crate::{
     base::{Error, Result, lock},
     device::Meter,
-    engines::{Asr, AsrSpec, Handle, Launch, Limits, Spec, Vitals},
+    engines::{
+        Asr, AsrSpec, Engine, Handle, Launch, Limits, Spec, Vitals,
+        prepare::{OnnxBuilder, Workbench},
+    },
     models::{Load, Loader, ModelKey, Need},
 };
 
@@ -31,24 +34,54 @@ pub enum Hosting {
 #[derive(Clone)]
 pub(super) enum Loaded {
     Asr(Handle<Asr>),
+    Workbench(Handle<Workbench>),
+}
+
+/// How it is built.
+#[derive(Clone)]
+pub(super) enum Recipe {
+    Asr(AsrSpec),
+    Workbench(Box<OnnxBuilder>),
+}
+
+impl Recipe {
+    async fn load(self, key: &ModelKey, hosting: Hosting) -> Result<Loaded> {
+        Ok(match self {
+            Recipe::Asr(spec) => Loaded::Asr(start(spec, key, hosting).await?),
+            Recipe::Workbench(spec) => Loaded::Workbench(start(*spec, key, hosting).await?),
+        })
+    }
+}
+
+async fn start<S: Spec + Sync>(spec: S, key: &ModelKey, hosting: Hosting) -> Result<Handle<S::Engine>> {
+    match hosting {
+        Hosting::Processes => Handle::process(spec, Launch::new(&key.model)).await,
+        Hosting::Threads => Handle::thread(&key.model, &Limits::default(), move || spec.build()).await,
+    }
 }
 
 impl Loaded {
     pub(super) async fn close(&self) -> Result<()> {
         match self {
             Loaded::Asr(handle) => handle.close().await,
+            Loaded::Workbench(handle) => handle.close().await,
         }
     }
 
     pub(super) fn memory_bytes(&self) -> Option<u64> {
         match self {
             Loaded::Asr(handle) => handle.memory_bytes(),
+            Loaded::Workbench(handle) => handle.memory_bytes(),
         }
     }
 
     pub(super) fn vitals(&self) -> Vitals {
+        fn of<E: Engine>(handle: &Handle<E>) -> Vitals {
+            handle.vitals().borrow().clone()
+        }
         match self {
-            Loaded::Asr(handle) => handle.vitals().borrow().clone(),
+            Loaded::Asr(handle) => of(handle),
+            Loaded::Workbench(handle) => of(handle),
         }
     }
 }
@@ -56,14 +89,14 @@ impl Loaded {
 /// The engines of one memory: how each is built, and those that run.
 #[derive(Default)]
 pub(super) struct Shelf {
-    specs: Mutex<BTreeMap<ModelKey, AsrSpec>>,
+    recipes: Mutex<BTreeMap<ModelKey, Recipe>>,
     running: Mutex<BTreeMap<ModelKey, Loaded>>,
 }
 
 impl Shelf {
     /// Before the first lease of this key is asked for.
-    pub(super) fn put(&self, key: &ModelKey, spec: AsrSpec) {
-        lock(&self.specs).insert(key.clone(), spec);
+    pub(super) fn put(&self, key: &ModelKey, recipe: Recipe) {
+        lock(&self.recipes).insert(key.clone(), recipe);
     }
 
     pub(super) fn running(&self) -> Vec<(ModelKey, Loaded)> {
@@ -85,13 +118,9 @@ impl Loader for EngineLoader {
         let (shelf, card, hosting) = (Arc::clone(&self.shelf), self.card.clone(), self.hosting);
         let key = need.key.clone();
         async move {
-            let spec = lock(&shelf.specs).get(&key).cloned();
-            let spec = spec.ok_or_else(|| Error::internal(format!("nobody said how {key} is built")))?;
-            let handle = match hosting {
-                Hosting::Processes => Handle::process(spec, Launch::new(&key.model)).await?,
-                Hosting::Threads => Handle::thread(&key.model, &Limits::default(), move || spec.build()).await?,
-            };
-            let loaded = Loaded::Asr(handle);
+            let recipe = lock(&shelf.recipes).get(&key).cloned();
+            let recipe = recipe.ok_or_else(|| Error::internal(format!("nobody said how {key} is built")))?;
+            let loaded = recipe.load(&key, hosting).await?;
             let measured_bytes = match &card {
                 Some(card) => loaded.vitals().pid.and_then(|pid| card.used_by(&[pid])).filter(|bytes| *bytes > 0),
                 None => loaded.memory_bytes(),

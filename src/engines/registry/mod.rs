@@ -3,6 +3,7 @@
 mod loader;
 mod memory;
 mod serving;
+mod tensorrt;
 
 use std::{
     collections::BTreeMap,
@@ -16,11 +17,12 @@ use tokio::sync::{OnceCell, broadcast};
 
 use crate::{
     base::{Error, Kind, Result, lock},
-    device::Facts,
+    device::{Facts, Gpu},
     engines::{
         Asr, Engine, Handle, Limits, Voice, VoiceDetector, VoiceLimits,
         diarize::{self, Observer, Segmenter, VoiceModel},
-        remote::{Remote, RemoteHealth},
+        prepare::{EngineStatus, Engines},
+        remote::{Probe, Remote, RemoteHealth},
         vad::{self, Silero},
     },
     flow::{Priority, Task},
@@ -33,7 +35,7 @@ use crate::{
 };
 
 pub use loader::Hosting;
-use loader::Loaded;
+use loader::{Loaded, Recipe};
 use memory::Memory;
 use serving::{Serving, Stock};
 
@@ -130,6 +132,11 @@ struct Inner {
     voice_state: Mutex<TaskState>,
     /// Once it has begun.
     memory: OnceLock<Memory>,
+    gpu: OnceLock<Gpu>,
+    /// What TensorRT has built.
+    engines: Engines,
+    /// Keep an eye on the servers elsewhere.
+    probes: Mutex<Vec<Probe>>,
     remotes: BTreeMap<String, Result<Remote, String>>,
     remote_transcriber: OnceCell<Handle<Asr>>,
     /// Why a task that is installed does not run, until it does.
@@ -151,6 +158,9 @@ impl Registry {
             voice: OnceCell::new(),
             voice_state: Mutex::new(TaskState::Cold),
             memory: OnceLock::new(),
+            gpu: OnceLock::new(),
+            engines: Engines::new(settings.engines_dir()),
+            probes: Mutex::default(),
             remotes,
             remote_transcriber: OnceCell::new(),
             failures: Mutex::default(),
@@ -253,6 +263,15 @@ impl Registry {
     pub fn begin(&self, facts: &Facts) {
         let Inner { settings, places, memory, .. } = &*self.0;
         memory.get_or_init(|| Memory::start(settings, facts, places.hosting));
+        if let Some(gpu) = facts.gpus.first() {
+            self.0.gpu.get_or_init(|| gpu.clone());
+        }
+        for remote in self.0.remotes.values().flatten() {
+            match remote.spawn_probe() {
+                Ok(probe) => lock(&self.0.probes).push(probe),
+                Err(error) => log::warn!("{}", error.full()),
+            }
+        }
         let resident = |task: &Task| self.0.settings.is_resident(task) && self.0.settings.remote_for(task).is_none();
         if resident(&Task::Transcribe) && self.installed(Task::Transcribe).is_ok() {
             let registry = self.clone();
@@ -274,6 +293,11 @@ impl Registry {
         self.0.memory.get().map(Memory::states).unwrap_or_default()
     }
 
+    /// How it stands with what TensorRT builds.
+    pub fn engine_builds(&self) -> Vec<EngineStatus> {
+        self.0.engines.statuses()
+    }
+
     pub fn remote_health(&self) -> Vec<RemoteHealth> {
         self.0.remotes.values().filter_map(|remote| Some(remote.as_ref().ok()?.health())).collect()
     }
@@ -285,6 +309,8 @@ impl Registry {
 
     /// Ends every engine; resolves when their memory is back.
     pub async fn close(&self) {
+        self.0.engines.close();
+        lock(&self.0.probes).clear();
         if let Some(memory) = self.0.memory.get() {
             memory.close().await;
         }
@@ -292,14 +318,16 @@ impl Registry {
 
     async fn hire(&self, task: Task, serving: &Serving, priority: Priority) -> Result<Hired<Asr>> {
         let memory = self.memory()?;
+        let order = self.order(&serving.providers, serving.checked.as_ref())?;
+        let mut instead = order.told;
         let mut refused = None;
-        for provider in &serving.providers {
+        for provider in &order.providers {
             let key = ModelKey {
                 model: serving.model.clone(),
                 variant: serving.variant.clone(),
                 provider: provider.name().to_owned(),
             };
-            memory.shelf(*provider)?.put(&key, serving.spec(*provider, &self.0.settings));
+            memory.shelf(*provider)?.put(&key, Recipe::Asr(serving.spec(*provider, &self.0.settings)));
             let need = Need {
                 key,
                 estimate_bytes: serving.estimate_bytes,
@@ -309,15 +337,18 @@ impl Registry {
             };
             match memory.lease(*provider, need).await {
                 Ok(lease) => {
-                    if let Some(error) = refused.take() {
-                        lock(&self.0.failures).insert(task, told_instead(*provider, &error));
+                    if let Some(why) = instead {
+                        lock(&self.0.failures).insert(task, format!("{INSTEAD}{}: {why}", provider.name()));
                     }
-                    let Loaded::Asr(handle) = &*lease;
+                    let Loaded::Asr(handle) = &*lease else {
+                        return Err(Error::internal("another engine was loaded"));
+                    };
                     return Ok(Hired { handle: handle.clone(), lease: Some(lease) });
                 }
                 // There is no room for it there, whoever leaves: the profile may permit another place.
                 Err(error) if error.kind() == Kind::OverBudget => {
                     log::warn!(task = task.name(), provider = provider.name(); "{}", error.full());
+                    instead = Some(error.full());
                     refused = Some(error);
                 }
                 Err(error) => return Err(error),
@@ -430,14 +461,11 @@ impl Registry {
             status.provider = provider;
             status.variant = Some(serving.variant);
         }
-        let works = status.state == TaskState::Ready || failure.is_none();
+        let fails = failure.is_some_and(|reason| !reason.starts_with(INSTEAD));
+        let works = status.state == TaskState::Ready || !fails;
         if works { status } else { TaskStatus { state: TaskState::Unavailable, ..status } }
     }
 }
 
 /// How the reason begins when a task runs elsewhere than the settings want it first.
 const INSTEAD: &str = "runs on ";
-
-fn told_instead(provider: Provider, refused: &Error) -> String {
-    format!("{INSTEAD}{} instead: {}", provider.name(), refused.full())
-}

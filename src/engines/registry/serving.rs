@@ -14,6 +14,7 @@ use crate::{
     engines::{
         AsrSpec,
         asr::whisper::{GraphFile, WhisperSpec},
+        registry::tensorrt::Checked,
     },
     flow::Task,
     models::{
@@ -37,6 +38,8 @@ pub(super) struct Serving {
     pub(super) providers: Vec<Provider>,
     pub(super) estimate_bytes: u64,
     pub(super) resident: bool,
+    /// For TensorRT, which serves only what was held against a check.
+    pub(super) checked: Option<Checked>,
     built_of: BuiltOf,
 }
 
@@ -74,18 +77,18 @@ impl Stock<'_> {
     pub(super) fn transcriber(self, model: &str) -> Result<Serving> {
         let task = Task::Transcribe;
         let variant = self.settings.variant_for(task);
-        let (variant, estimate_bytes, built_of) = match model {
+        let (variant, estimate_bytes, checked, built_of) = match model {
             #[cfg(any(test, feature = "test-engine"))]
-            "test-echo" => ("only".to_owned(), 1 << 20, BuiltOf::Echo),
+            "test-echo" => ("only".to_owned(), 1 << 20, None, BuiltOf::Echo),
             _ => {
                 let found = match self.catalogue.get(model) {
                     Some(entry) => listed(entry, variant, self.places)?,
                     None => bare(model, variant, self.places)?,
                 };
-                let Found { variant, dir, encoder, decoder, bytes } = found;
+                let Found { variant, dir, encoder, decoder, bytes, checked } = found;
                 let threads = thread::available_parallelism().map_or(1, usize::from);
                 let spec = WhisperSpec { encoder, decoder, ..WhisperSpec::of(&dir, &self.library?, threads) };
-                (variant, bytes + WORKSPACE_BYTES, BuiltOf::Whisper(Box::new(spec)))
+                (variant, bytes + WORKSPACE_BYTES, checked, BuiltOf::Whisper(Box::new(spec)))
             }
         };
         Ok(Serving {
@@ -94,6 +97,7 @@ impl Stock<'_> {
             providers: self.settings.providers_for(task),
             estimate_bytes,
             resident: self.settings.is_resident(task),
+            checked,
             built_of,
         })
     }
@@ -106,6 +110,7 @@ struct Found {
     encoder: GraphFile,
     decoder: GraphFile,
     bytes: u64,
+    checked: Option<Checked>,
 }
 
 fn listed(entry: &Entry, variant: Option<&str>, places: &[PathBuf]) -> Result<Found> {
@@ -138,7 +143,14 @@ fn listed(entry: &Entry, variant: Option<&str>, places: &[PathBuf]) -> Result<Fo
     let decoder = graph("decoder", &["decoder_model_merged", "decoder_model"])?;
     let weights = entry.memory.weights.get(variant).map(|size| size.get());
     let bytes = weights.unwrap_or_else(|| on_disk(&found.dir, &[&encoder, &decoder]));
-    Ok(Found { variant: variant.to_owned(), dir: found.dir, encoder, decoder, bytes })
+    let checked = entry.check.clone().map(|check| Checked {
+        model: entry.name.clone(),
+        variant: variant.to_owned(),
+        dir: found.dir.clone(),
+        graphs: entry.roles().filter_map(|role| Some((role.to_owned(), entry.graph(variant, role)?))).collect(),
+        check,
+    });
+    Ok(Found { variant: variant.to_owned(), dir: found.dir, encoder, decoder, bytes, checked })
 }
 
 /// A folder in the layout of the published exports that no entry of the catalogue describes.
@@ -161,7 +173,14 @@ fn bare(model: &str, variant: Option<&str>, places: &[PathBuf]) -> Result<Found>
             .hint("tasks.transcribe.variant says which precision to take: fp32, fp16, q8, q4 …"));
     }
     let bytes = on_disk(dir, &[&graph]);
-    Ok(Found { variant: variant.to_owned(), dir: dir.clone(), encoder: graph.clone(), decoder: graph, bytes })
+    Ok(Found {
+        variant: variant.to_owned(),
+        dir: dir.clone(),
+        encoder: graph.clone(),
+        decoder: graph,
+        bytes,
+        checked: None,
+    })
 }
 
 fn below(places: &[PathBuf], model: &str) -> Vec<PathBuf> {

@@ -1,0 +1,104 @@
+//! Where a model runs that TensorRT is to run: there once its engine has been built and checked, on the next provider
+//! until then. Building is batch work of its own, in a process of its own, within the budget.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use crate::{
+    base::{Error, Result},
+    engines::{
+        Hired, Registry,
+        prepare::{EngineKey, HostedBuilder, OnnxBuilder, Workbench},
+        registry::loader::{Loaded, Recipe},
+    },
+    flow::Priority,
+    models::{ModelKey, Need, catalogue::Check},
+    runtime::{ProviderOptions, Runtime},
+    settings::Provider,
+};
+
+/// What TensorRT's builder needs beside the weights, before it was measured once.
+const BUILD_BYTES: u64 = 2 << 30;
+
+/// What an engine is built of and held against.
+#[derive(Debug, Clone)]
+pub(super) struct Checked {
+    pub(super) model: String,
+    pub(super) variant: String,
+    pub(super) dir: PathBuf,
+    /// By role, within the folder.
+    pub(super) graphs: BTreeMap<String, String>,
+    pub(super) check: Check,
+}
+
+/// Where a model may run now, best first.
+pub(super) struct Order {
+    pub(super) providers: Vec<Provider>,
+    /// Why it is not as the settings want it.
+    pub(super) told: Option<String>,
+}
+
+impl Registry {
+    /// `order`: as the settings want it.
+    pub(super) fn order(&self, order: &[Provider], checked: Option<&Checked>) -> Result<Order> {
+        if order.first() != Some(&Provider::TensorRt) {
+            return Ok(Order { providers: order.to_vec(), told: None });
+        }
+        let key = match checked {
+            Some(checked) => self.engine_key(checked),
+            None => Err(Error::unavailable("no check")),
+        };
+        let choice = self.0.engines.choose(key.as_ref(), order, checked.is_some())?;
+        if let (Some(checked), Ok(key), true) = (checked, key, choice.build) {
+            self.build_engine(checked, key, choice.provider)?;
+        }
+        let from = order.iter().position(|provider| *provider == choice.provider).unwrap_or(0);
+        Ok(Order { providers: order[from..].to_vec(), told: choice.told })
+    }
+
+    fn engine_key(&self, checked: &Checked) -> Result<EngineKey> {
+        let settings = &self.0.settings;
+        let gpu = self.0.gpu.get().ok_or_else(|| Error::unavailable("this machine has no GPU"))?;
+        let ProviderOptions::TensorRt(options) = ProviderOptions::new(Provider::TensorRt, &settings.providers, None)
+        else {
+            return Err(Error::internal("options of another provider"));
+        };
+        let runtime = Runtime::open(&self.library()?)?;
+        EngineKey::new((&checked.model, &checked.variant), (&checked.dir, &checked.graphs), (&runtime, gpu), options)
+    }
+
+    fn build_engine(&self, checked: &Checked, key: EngineKey, reference: Provider) -> Result<()> {
+        let builder = OnnxBuilder {
+            library: self.library()?,
+            graphs: checked.graphs.iter().map(|(role, path)| (role.clone(), checked.dir.join(path))).collect(),
+            check: checked.check.clone(),
+            tensorrt: key.options.clone(),
+            reference: ProviderOptions::new(reference, &self.0.settings.providers, None),
+            threads: 1,
+        };
+        let name = format!("{}-engine-build", checked.model);
+        let (registry, recipe, model) = (self.clone(), Recipe::Workbench(Box::new(builder)), name.clone());
+        let hire = move || -> futures_util::future::BoxFuture<'static, Result<Hired<Workbench>>> {
+            let (registry, recipe, model) = (registry.clone(), recipe.clone(), model.clone());
+            Box::pin(async move { registry.hire_workbench(model, recipe).await })
+        };
+        let runtime = tokio::runtime::Handle::current();
+        let builder = HostedBuilder { runtime: runtime.clone(), hire: Box::new(hire) };
+        let registry = self.clone();
+        let done = move |_: &_| {
+            // Its process has nothing more to do, and its memory is others'.
+            runtime.spawn(async move { registry.unload(&name).await });
+        };
+        self.0.engines.start(key, checked.check.clone(), Box::new(builder), done).map(drop)
+    }
+
+    async fn hire_workbench(&self, model: String, recipe: Recipe) -> Result<Hired<Workbench>> {
+        let provider = Provider::TensorRt;
+        let key = ModelKey { model, variant: "engine".to_owned(), provider: provider.name().to_owned() };
+        let memory = self.memory()?;
+        memory.shelf(provider)?.put(&key, recipe);
+        let need = Need { key, estimate_bytes: BUILD_BYTES, priority: Priority::Batch, resident: false, yields: false };
+        let lease = memory.lease(provider, need).await?;
+        let Loaded::Workbench(handle) = &*lease else { return Err(Error::internal("another engine was loaded")) };
+        Ok(Hired { handle: handle.clone(), lease: Some(lease) })
+    }
+}
