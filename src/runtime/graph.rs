@@ -23,11 +23,14 @@ pub struct GraphOptions {
     pub spinning: bool,
     /// Shapes stay the same from run to run, so that a plan of the memory is worth keeping.
     pub same_shapes: bool,
+    /// Weights beside the graph stay in their file, mapped into memory, instead of being packed anew for the processor:
+    /// loaded at once and shared, a little slower in large products.
+    pub mapped: bool,
 }
 
 impl GraphOptions {
     pub fn cpu(threads: usize) -> GraphOptions {
-        GraphOptions { threads, provider: ProviderOptions::Cpu, spinning: false, same_shapes: true }
+        GraphOptions { threads, provider: ProviderOptions::Cpu, spinning: false, same_shapes: true, mapped: false }
     }
 }
 

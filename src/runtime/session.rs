@@ -36,6 +36,8 @@ fn prepared(runtime: &Runtime, options: &GraphOptions) -> Result<SessionBuilder,
     let builder = text!(builder.with_inter_threads(1));
     let builder = text!(builder.with_memory_pattern(options.same_shapes));
     let builder = text!(builder.with_intra_op_spinning(options.spinning));
+    let packing = if options.mapped { "1" } else { "0" };
+    let builder = text!(builder.with_config_entry("session.disable_prepacking", packing));
     // Between two runs nobody spins: a pool would burn a core while nobody speaks.
     Ok(text!(builder.with_config_entry("session.force_spinning_stop", "1")))
 }

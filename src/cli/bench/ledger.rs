@@ -29,21 +29,21 @@ use crate::{
 
 /// Seven models as a box would have them: name, MiB, who asks for it, steps of a job.
 const MODELS: [(&str, u64, Priority, u32); 7] = [
-    ("transcribe", 1640, Priority::Live, 2),
+    ("transcribe", 1640, Priority::Live, 1),
     ("diarize", 100, Priority::Live, 1),
     ("detect", 50, Priority::Live, 1),
-    ("describe", 2250, Priority::Interactive, 6),
-    ("speak", 360, Priority::Interactive, 3),
-    ("chat", 1230, Priority::Batch, 20),
-    ("paint", 3000, Priority::Batch, 20),
+    ("describe", 2250, Priority::Interactive, 2),
+    ("speak", 360, Priority::Interactive, 1),
+    ("chat", 1230, Priority::Batch, 5),
+    ("paint", 3000, Priority::Batch, 5),
 ];
 /// A process of its own, before it holds anything.
 const PROCESS_BYTES: u64 = 8 << 20;
 const STEP_MS: u64 = 1;
 /// People do one thing for a while: so many requests prefer the same few models.
-const SCENE: usize = 500;
+const SCENE: usize = 2000;
 /// Of a hundred requests of a scene, those for anything at all.
-const STRAY: u8 = 3;
+const STRAY: u8 = 1;
 /// One child is killed in so many requests.
 const KILL_EVERY: usize = 2000;
 /// Live work may wait this long beside one load.
@@ -64,7 +64,7 @@ pub(super) struct Args {
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u64).range(1..=256))]
     scale: u64,
     /// Requests at a time
-    #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u8).range(1..=64))]
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u8).range(1..=64))]
     clients: u8,
     #[arg(long, default_value_t = 1)]
     seed: u64,

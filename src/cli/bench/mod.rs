@@ -8,7 +8,9 @@ mod diarize;
 mod figures;
 mod ingest;
 mod ledger;
+mod load;
 mod mixes;
+mod onnx;
 
 use clap::Subcommand;
 
@@ -26,6 +28,7 @@ enum Bench {
     Asr(asr::Args),
     Ingest(ingest::Args),
     Ledger(ledger::Args),
+    Load(load::Args),
     Diarize(diarize::Args),
 }
 
@@ -34,6 +37,7 @@ pub(super) fn run(args: Args) -> Outcome {
         Bench::Asr(args) => asr::run(&args),
         Bench::Ingest(args) => ingest::run(args),
         Bench::Ledger(args) => ledger::run(args),
+        Bench::Load(args) => load::run(args),
         Bench::Diarize(args) => diarize::run(args),
     }
 }

@@ -10,7 +10,7 @@ use std::{
 /// Rows and columns of a layer: 64 MiB of weights.
 const SIDE: usize = 4096;
 const LAYER_BYTES: usize = SIDE * SIDE * size_of::<f32>();
-pub(super) const INPUT: &str = "x0";
+const INPUT: &str = "x0";
 pub(super) const INPUT_LEN: usize = SIDE;
 
 /// Writes `graph` and its weights, as many layers of a matrix product as make up `bytes`; returns what was written.

@@ -68,6 +68,7 @@ impl WhisperSpec {
             provider: self.provider.clone(),
             spinning: self.threads > 1,
             same_shapes,
+            mapped: false,
         };
         Graph::open(runtime, path, &options)
     }
