@@ -1,44 +1,59 @@
 //! Vigía: what comes in from glasses and cameras becomes text, warnings, speech and pictures, on this box.
 //!
 //! ```text
-//!      phone / glasses                        camera, microphone, RTSP, file
-//!            │ WS, POST                                  │
-//!          api ───────────► sources ◄────────────────────┘    what arrives; retry lives here
-//!                              │ media (GStreamer): decode, resample, rotate, scale
+//!      phone / glasses                        a recording (POST, or `vigia transcribe`)
+//!            │ WS                                        │
+//!          api ───────────► sources                      │    what arrives live
+//!                              │                         │
+//!                              ├─────────────────────────┘    media (GStreamer): decode, resample, rotate, scale
 //!                              ▼
-//!                           segment                           pure: speech spans, chosen frames
+//!                           segment                           pure: spans of speech, windows of 30 s
 //!                              ▼ Job
-//!                            jobs          bounded, prioritised; the one place that waits
-//!                              ▼
-//!                           engines ─► runtime (ONNX Runtime, TensorRT)
+//!                            jobs                             bounded, prioritised; where work waits for its turn
+//!                              ▼                    lease
+//!                           engines (registry) ◄──────────── models (ledger): waits until it fits into the budget
+//!                              │ Ask, small                   ▲ costs, measured
+//!                              ├──► host: a process ─► engine ─► runtime (ONNX Runtime: processor, CUDA, TensorRT)
+//!                              ├──► host: a thread ──► remote: a server elsewhere
 //!                              ▼ Outcome
 //!                           publish (hub)
 //!                 ┌────────────┼───────────────┐
 //!               MQTT      live WebSocket    journal ─► store (SQLite, audio log)
 //! ```
 //!
-//! Three things only travel the other way: the answer to one waiting caller, `Busy`, and shutdown.
-//! Engines never see a session; publish never sees an engine; `segment` knows no clock and no device.
+//! Four things only travel the other way: the answer to one waiting caller, `Busy`, the wish that batch work yields
+//! its memory, and shutdown. Engines never see a session; publish never sees an engine; `segment` knows no clock and no
+//! device; the ledger knows no engine, only what it takes. The voice detector is small: a thread of the daemon hears
+//! all live streams, before `segment` and outside the ledger.
 //!
-//! Layers: a module may use modules of earlier lines, never of its own line or a later one. The library named
-//! beside a module lives there and nowhere else. `tests/tidy.rs` holds both.
+//! Layers: a module may use modules of earlier lines, never of its own line or a later one. A library named beside a
+//! line is used there alone, but for ureq, which two lines name. `tests/tidy.rs` holds the layers, and fences for most
+//! of the libraries.
 //!
 //! | | modules | library |
 //! |---|---|---|
-//! | 0 | `base` | |
-//! | 1 | `flow` · `settings` · `telemetry` | serde · config · log, systemd-journal-logger, metrics |
-//! | 2 | `media` · `runtime` · `device` · `store` · `systemd` | gstreamer · ort · nvml-wrapper, /sys · rusqlite · sd-notify |
-//! | 3 | `segment` · `models` | pure decisions · ureq, tar |
-//! | 4 | `engines` · `publish` | postcard · rumqttc, rumqttd |
+//! | 0 | `base` | jiff |
+//! | 1 | `flow` · `settings` · `telemetry` | none · config · systemd-journal-logger, metrics-exporter-prometheus |
+//! | 2 | `media` · `runtime` · `device` · `store` · `systemd` | gstreamer, imagesize · ort, libloading, half · nvml-wrapper, /sys · rusqlite · sd-notify |
+//! | 3 | `segment` · `models` | pure decisions · ureq (`hub`), tar |
+//! | 4 | `engines` · `publish` | tokenizers, realfft, postcard (`host`), ureq (`remote`), flate2 · rumqttc, rumqttd |
 //! | 5 | `jobs` | |
 //! | 6 | `sources` | |
-//! | 7 | `api` | hyper, tokio-tungstenite |
+//! | 7 | `api` | hyper, tokio-tungstenite, multer |
 //! | 8 | `daemon` | |
-//! | 9 | `cli`, `main` | clap, indicatif |
+//! | 9 | `cli`, `main` | clap, indicatif, anyhow |
 //!
 //! Glossary: *chunk* (as received) → *segment* (cut) → *job* (asked) → *outcome* (answered) → *event*
 //! (published). *Session*: one conversation of one device, made of *takes*. *Profile*: what a kind of device
-//! runs. *Engine*: one loaded model with its before and after.
+//! runs. *Engine*: one loaded model with its before and after. *Host*: the process or thread that runs one engine; who
+//! asks has its *handle*. *Budget*: what models may take of one memory. *Ledger*: what each takes of it. *Lease*: the
+//! promise that a model stays in memory; without one none is loaded. *Provider*: what a graph runs on. *Remote*: a
+//! server that does a task instead of this box. *Window*: speech of a recording, 30 s at most; *piece*: what a
+//! transcriber hears as one.
+//!
+//! Absent so far: engines for chat, pictures and speech (their contracts are here, and remotes serve them, but no route
+//! asks); speakers in live sessions and transcripts; cameras, microphones and RTSP as sources; plans of TensorRT as
+//! models of an engine (`runtime::open_plan` runs them).
 
 pub mod base;
 
