@@ -47,6 +47,8 @@ const CRATES: &[(&str, &[&str])] = &[
     ("tar", &["models/archive.rs"]),
     ("postcard", &["engines/host"]),
     ("tokenizers", &["engines"]),
+    ("half", &["runtime"]),
+    ("flate2", &["engines"]),
     ("realfft", &["engines"]),
     ("clap", &["cli", "main.rs"]),
     ("indicatif", &["cli"]),

@@ -7,6 +7,7 @@ use crate::{
     api,
     base::{Error, Result},
     cli::{Chosen, Failure, Outcome, SettingsArgs, disk, print},
+    engines::remote::Remote,
     settings::{Fault, Loaded, Settings},
     store::Store,
 };
@@ -39,7 +40,12 @@ fn faults_on_disk(loaded: &Loaded) -> Vec<Fault> {
         ("mqtt.password_file", no_password(&settings.mqtt.password_file)),
     ];
     let faults = problems.into_iter().filter_map(|(key, problem)| Some((key, problem?)));
-    faults.map(|(key, problem)| Fault::new(key, loaded.origin(key), problem)).collect()
+    let remotes = settings.remotes.iter().filter_map(|(name, remote)| {
+        // Reads the key and the certificates; asks the server nothing.
+        Some((format!("remotes.{name}.url"), Remote::open(name, remote).err()?.full()))
+    });
+    let faults = faults.map(|(key, problem)| (key.to_owned(), problem)).chain(remotes);
+    faults.map(|(key, problem)| Fault::new(&key, loaded.origin(&key), problem)).collect()
 }
 
 fn not_allowed_to_listen(settings: &Settings) -> Option<String> {
@@ -98,6 +104,13 @@ mod tests {
     fn faults(sets: &[String]) -> Vec<String> {
         let loaded = load(&Sources { sets: sets.to_vec(), ..Sources::default() }).unwrap();
         faults_on_disk(&loaded).iter().map(Fault::to_string).collect()
+    }
+
+    #[test]
+    fn a_remote_whose_key_is_not_there_is_named() {
+        let faults =
+            faults(&["remotes.box.url=http://127.0.0.1:1".to_owned(), "remotes.box.key_file=/nowhere".to_owned()]);
+        assert!(faults.iter().any(|fault| fault.contains("remotes.box") && fault.contains("/nowhere")), "{faults:?}");
     }
 
     #[test]

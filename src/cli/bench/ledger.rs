@@ -54,7 +54,7 @@ const STUCK: Duration = Duration::from_secs(60);
 /// Random requests for seven models on 4, 8 and 12 GB, against the real ledger and processes that hold memory
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Requests on each budget
+    /// Requests, shared out among the budgets
     #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(100..))]
     requests: u32,
     /// Budgets in GiB
@@ -73,15 +73,19 @@ pub(super) struct Args {
 pub(super) fn run(args: Args) -> Outcome {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(anyhow::Error::new)?;
     let mut held = true;
-    for gib in &args.budgets {
+    // The rest of a division goes to the first, which has the most to do.
+    let share = args.requests as usize / args.budgets.len().max(1);
+    let mut left = args.requests as usize;
+    for (place, gib) in args.budgets.iter().enumerate() {
+        let requests = left - share * (args.budgets.len() - 1 - place);
+        left -= requests;
         print(&format!(
-            "{} requests for {} models on {gib} GiB (1 : {}), {} at a time\n",
-            args.requests,
+            "{requests} requests for {} models on {gib} GiB (1 : {}), {} at a time\n",
             MODELS.len(),
             args.scale,
             args.clients
         ))?;
-        let figures = runtime.block_on(replay(&args, gib << 30))?;
+        let figures = runtime.block_on(replay(&args, requests, gib << 30))?;
         held &= figures.iter().all(|figure| figure.holds != Some(false));
         print(&to_text(&figures))?;
     }
@@ -160,7 +164,7 @@ impl Loader for BallastLoader {
     }
 }
 
-async fn replay(args: &Args, budget_bytes: u64) -> Result<Vec<Figure>> {
+async fn replay(args: &Args, asked: usize, budget_bytes: u64) -> Result<Vec<Figure>> {
     let dir = std::env::temp_dir().join(format!("vigia-bench-ledger-{}", std::process::id()));
     let total = budget_bytes / args.scale;
     let children = Arc::new(Children::default());
@@ -174,7 +178,7 @@ async fn replay(args: &Args, budget_bytes: u64) -> Result<Vec<Figure>> {
         move || watch(&rig, &looking, total)
     });
 
-    let requests = Arc::new(Mutex::new(Requests::new(args.seed, args.requests as usize)));
+    let requests = Arc::new(Mutex::new(Requests::new(args.seed, asked)));
     let mut clients = JoinSet::new();
     for _ in 0..args.clients {
         clients.spawn(client(Arc::clone(&rig), Arc::clone(&requests)));
@@ -187,7 +191,7 @@ async fn replay(args: &Args, budget_bytes: u64) -> Result<Vec<Figure>> {
     rig.manager.close().await;
     let left = rig.manager.ledger().reserved + rig.children.pids().len() as u64;
     fs::remove_dir_all(&dir).unwrap_or(());
-    Ok(figures(args, &rig, elapsed, left))
+    Ok(figures(asked, &rig, elapsed, left))
 }
 
 fn budget(total: u64) -> Budget {
@@ -297,13 +301,12 @@ fn held_by(pid: u32) -> Option<u64> {
     Some(kib.trim().trim_end_matches(" kB").parse::<u64>().ok()? << 10)
 }
 
-fn figures(args: &Args, rig: &Rig, elapsed: Duration, left: u64) -> Vec<Figure> {
+fn figures(asked: usize, rig: &Rig, elapsed: Duration, left: u64) -> Vec<Figure> {
     let tally = &rig.tally;
     let count = |counter: &AtomicUsize| counter.load(Ordering::Relaxed);
     let mut loads = lock(&rig.children.loads).clone();
     loads.sort();
     let one_load = percentile(&loads, 0.99);
-    let asked = args.requests as usize;
     let done = count(&tally.answered) + count(&tally.refused) + count(&tally.stuck);
     let ms = |time: Duration| format!("{:.1} ms", time.as_secs_f64() * 1000.0);
     let per_request = loads.len() as f64 / asked as f64;

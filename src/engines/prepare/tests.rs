@@ -228,27 +228,6 @@ fn the_real_builder_names_what_this_library_lacks() {
 }
 
 #[test]
-fn the_checks_of_the_catalogue_run_on_their_models() {
-    let library = Path::new(env!("CARGO_MANIFEST_DIR")).join(".vigia/runtime/libonnxruntime.so");
-    let Some(assets) = std::env::var_os("VIGIA_TEST_ASSETS").map(PathBuf::from).filter(|_| library.is_file()) else {
-        println!("SKIPPED: VIGIA_TEST_ASSETS is not set, or {} is not there", library.display());
-        return;
-    };
-    for entry in Catalogue::load(None).unwrap().entries() {
-        let folder = assets.join("real").join(&entry.name);
-        let Some(check) = entry.check.clone().filter(|_| folder.is_dir()) else { continue };
-        let graph = |role: &str| folder.join(entry.graph(entry.default_variant(), role).unwrap());
-        let graphs = entry.roles().map(|role| (role.to_owned(), graph(role))).collect();
-        let (tensorrt, reference) = (key().options, crate::runtime::ProviderOptions::Cpu);
-        let mut builder =
-            OnnxBuilder { library: library.clone(), graphs, check: check.clone(), tensorrt, reference, threads: 1 };
-        let answers = builder.record(&Cancel::default()).unwrap_or_else(|error| panic!("{}", error.full()));
-        check::usable(&answers).unwrap();
-        assert_eq!(check::compare(&answers, &builder.record(&Cancel::default()).unwrap(), check.tolerance), Ok(()));
-    }
-}
-
-#[test]
 fn whatever_changes_is_another_engine_and_the_old_one_leaves_the_disk() {
     let (dir, engines) = engines();
     build(&engines, &key(), fake(1.0));
@@ -298,4 +277,32 @@ fn files_that_were_damaged_are_made_anew() {
     }
     fs::remove_file(folder.join("m.engine")).unwrap();
     assert_eq!(anew(&dir).state(&key()), EngineState::Absent, "a mark without an engine");
+}
+
+/// Of the assets, whose folder a test may ask the environment for.
+#[cfg(test)]
+mod with_assets {
+    use super::*;
+
+    #[test]
+    fn the_checks_of_the_catalogue_run_on_their_models() {
+        let library = Path::new(env!("CARGO_MANIFEST_DIR")).join(".vigia/runtime/libonnxruntime.so");
+        let Some(assets) = std::env::var_os("VIGIA_TEST_ASSETS").map(PathBuf::from).filter(|_| library.is_file())
+        else {
+            println!("SKIPPED: VIGIA_TEST_ASSETS is not set, or {} is not there", library.display());
+            return;
+        };
+        for entry in Catalogue::load(None).unwrap().entries() {
+            let folder = assets.join("real").join(&entry.name);
+            let Some(check) = entry.check.clone().filter(|_| folder.is_dir()) else { continue };
+            let graph = |role: &str| folder.join(entry.graph(entry.default_variant(), role).unwrap());
+            let graphs = entry.roles().map(|role| (role.to_owned(), graph(role))).collect();
+            let (tensorrt, reference) = (key().options, crate::runtime::ProviderOptions::Cpu);
+            let mut builder =
+                OnnxBuilder { library: library.clone(), graphs, check: check.clone(), tensorrt, reference, threads: 1 };
+            let answers = builder.record(&Cancel::default()).unwrap_or_else(|error| panic!("{}", error.full()));
+            check::usable(&answers).unwrap();
+            assert_eq!(check::compare(&answers, &builder.record(&Cancel::default()).unwrap(), check.tolerance), Ok(()));
+        }
+    }
 }
