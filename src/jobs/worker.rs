@@ -31,7 +31,9 @@ pub async fn run(queue: Queue, registry: Registry, limit: Duration, shutdown: Sh
             occupied.insert(task);
             let (queue, registry) = (queue.clone(), registry.clone());
             running.spawn(async move {
-                if let Some(job) = serve(job, &registry, limit).await {
+                let Ask::Transcribe(ask, _) = &job.ask;
+                let work = transcribe(&registry, ask.clone(), job.priority, limit);
+                if let Some(job) = serve(job, limit, work).await {
                     queue.put_back(job);
                 }
                 task
@@ -49,16 +51,24 @@ pub async fn run(queue: Queue, registry: Registry, limit: Duration, shutdown: Sh
     }
 }
 
-/// Gives the job back if it has to wait for another turn.
-async fn serve(mut job: Job, registry: &Registry, limit: Duration) -> Option<Job> {
-    let Ask::Transcribe(ask, reply) = &mut job.ask;
+/// Gives the job back if it has to wait for another turn: its work was asked to yield and has no answer yet.
+async fn serve(
+    mut job: Job,
+    limit: Duration,
+    work: impl Future<Output = Result<Option<Vec<PieceText>>>>,
+) -> Option<Job> {
+    let Ask::Transcribe(_, reply) = &mut job.ask;
     let answer = tokio::select! {
-        answer = tokio::time::timeout(limit, transcribe(registry, ask, job.priority)) => {
+        answer = tokio::time::timeout(limit, work) => {
             answer.unwrap_or_else(|_| Err(too_slow(Task::Transcribe, limit)))
         }
         () = left(reply) => Err(Error::new(Kind::Cancelled, "whoever asked has left")),
     };
-    let answer = answer.transpose()?;
+    let answer = match answer {
+        Ok(None) => return Some(job),
+        Ok(Some(texts)) => Ok(texts),
+        Err(error) => Err(error),
+    };
     ended(job.priority, outcome_name(&answer), job.asked);
     let Ask::Transcribe(_, reply) = job.ask;
     drop(reply.send(answer));
@@ -66,10 +76,17 @@ async fn serve(mut job: Job, registry: &Registry, limit: Duration) -> Option<Job
 }
 
 /// None: more urgent work needs the memory.
-async fn transcribe(registry: &Registry, ask: &TranscribeAsk, priority: Priority) -> Result<Option<Vec<PieceText>>> {
+async fn transcribe(
+    registry: &Registry,
+    ask: TranscribeAsk,
+    priority: Priority,
+    limit: Duration,
+) -> Result<Option<Vec<PieceText>>> {
     let hired = registry.transcriber(priority).await?;
+    // The host's own limit may be the shorter one.
+    let engine = hired.limited(limit);
     tokio::select! {
-        answer = hired.ask(ask.clone()) => answer.map(Some),
+        answer = engine.ask(ask) => answer.map(Some),
         () = hired.asked_to_yield() => Ok(None),
     }
 }
@@ -160,6 +177,25 @@ mod tests {
         let (ask, answer) = ask(160);
         tokio::time::timeout(LIMIT, rig.queue.submit_patiently(Priority::Live, ask)).await.unwrap().unwrap();
         tokio::time::timeout(LIMIT, answer).await.unwrap().unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_job_that_yields_waits_for_its_next_turn_before_those_that_came_after_it() {
+        let queue = Queue::new(QueueLimits { live: 1, interactive: 1, batch: 2 });
+        let (ask_first, mut answer) = ask(160);
+        queue.submit(Priority::Batch, ask_first).unwrap();
+        let (ask_second, _later) = ask(320);
+        queue.submit(Priority::Batch, ask_second).unwrap();
+        let job = queue.take(|_| true).unwrap();
+        let asked = job.asked;
+        let job = serve(job, LIMIT, async { Ok(None) }).await.expect("it is given back");
+        assert!(answer.try_recv().is_err_and(|error| error == oneshot::error::TryRecvError::Empty), "it is waited for");
+        queue.put_back(job);
+        assert_eq!(queue.submit(Priority::Batch, ask(160).0).unwrap_err().kind(), Kind::Busy, "it keeps its place");
+        let job = queue.take(|_| true).unwrap();
+        assert_eq!(job.asked, asked);
+        assert!(serve(job, LIMIT, async { Ok(Some(Vec::new())) }).await.is_none());
+        assert!(answer.await.unwrap().unwrap().is_empty());
     }
 
     #[tokio::test]
