@@ -34,6 +34,8 @@ use std::{
 
 use crate::base::Result;
 
+use host::{Restarts, died_too_often};
+
 pub(crate) use host::child::serve;
 
 pub use asr::{Decode, Guards, Piece, PieceText, SegmentText, TranscribeAsk, TranscribeStep, longform, transcript};

@@ -29,7 +29,9 @@ use crate::{
     engines::Cancel,
 };
 
+pub(super) use process::died_too_often;
 pub use restarts::RestartRules;
+pub(super) use restarts::Restarts;
 pub use spawn::Launch;
 
 /// Steps that an asker may be behind before the engine waits for it.

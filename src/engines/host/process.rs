@@ -120,11 +120,7 @@ impl<E: Engine> Keeper<E> {
         match self.restarts.next(Instant::now()) {
             Next::Quarantined(left) => {
                 let last = self.vitals.borrow().last_death.clone().unwrap_or_default();
-                let text = format!("the engine {} has died too often: {last}", self.launch.name);
-                return Err(Error::unavailable(text).hint(format!(
-                    "it is tried again in {} s; the log says what happened to it",
-                    left.as_secs_f32().ceil()
-                )));
+                return Err(died_too_often(&self.launch.name, &last, left));
             }
             Next::After(pause) => tokio::select! {
                 () = tokio::time::sleep(pause) => {}
@@ -208,6 +204,13 @@ impl<E: Engine> Keeper<E> {
             self.vitals.send_modify(|vitals| vitals.pid = None);
         }
     }
+}
+
+/// Said by whoever knows of the quarantine.
+pub(in crate::engines) fn died_too_often(name: &str, last_death: &str, left: Duration) -> Error {
+    let left = left.as_secs_f32().ceil();
+    Error::unavailable(format!("the engine {name} has died too often: {last_death}"))
+        .hint(format!("it is tried again in {left} s; the log says what happened to it"))
 }
 
 /// Resolves when a process that was asked nothing says or does something all the same.

@@ -36,8 +36,8 @@ pub(super) enum Next {
     Quarantined(Duration),
 }
 
-#[derive(Debug)]
-pub(super) struct Restarts {
+#[derive(Debug, Default)]
+pub(in crate::engines) struct Restarts {
     rules: RestartRules,
     /// Those that still count, the oldest first.
     deaths: VecDeque<Instant>,
@@ -50,8 +50,9 @@ impl Restarts {
     }
 
     /// Until when nothing is started, if this was one death too many.
-    pub(super) fn died(&mut self, now: Instant) -> Option<Instant> {
+    pub(in crate::engines) fn died(&mut self, now: Instant) -> Option<Instant> {
         self.forget(now);
+        self.quarantined_until = self.quarantined_until.filter(|until| now < *until);
         self.deaths.push_back(now);
         if self.deaths.len() >= self.rules.deaths {
             self.quarantined_until = Some(now + self.rules.cool_down);

@@ -3,16 +3,16 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures_util::{FutureExt, future::BoxFuture};
 
 use crate::{
-    base::{Error, Result, lock},
+    base::{Error, Kind, Result, lock},
     device::Meter,
     engines::{
-        Asr, AsrSpec, Engine, Handle, Launch, Limits, Spec, Vitals,
+        Asr, AsrSpec, Engine, Handle, Launch, Limits, Restarts, Spec, Vitals, died_too_often,
         prepare::{OnnxBuilder, Workbench},
     },
     models::{Load, Loader, ModelKey, Need},
@@ -91,6 +91,16 @@ impl Loaded {
 pub(super) struct Shelf {
     recipes: Mutex<BTreeMap<ModelKey, Recipe>>,
     running: Mutex<BTreeMap<ModelKey, Loaded>>,
+    deaths: Mutex<BTreeMap<ModelKey, Deaths>>,
+}
+
+/// How often an engine died over all its hosts: each of them counts from nothing, and none counts a load that failed.
+#[derive(Default)]
+struct Deaths {
+    loads: Restarts,
+    /// It is left alone until then.
+    until: Option<Instant>,
+    last: String,
 }
 
 impl Shelf {
@@ -101,6 +111,37 @@ impl Shelf {
 
     pub(super) fn running(&self) -> Vec<(ModelKey, Loaded)> {
         lock(&self.running).iter().map(|(key, loaded)| (key.clone(), loaded.clone())).collect()
+    }
+
+    /// Its host is about to go, and with it what it knows of deaths.
+    fn remember_deaths(&self, key: &ModelKey, vitals: &Vitals) {
+        if let Some(until) = vitals.quarantined_until.filter(|until| *until > Instant::now()) {
+            let last = vitals.last_death.as_deref().unwrap_or_default().to_owned();
+            let mut deaths = lock(&self.deaths);
+            let deaths = deaths.entry(key.clone()).or_default();
+            (deaths.until, deaths.last) = (Some(until), last);
+        }
+    }
+
+    /// One that died while it was loading, or had to be killed. An engine that says what it lacks may have it the
+    /// next time.
+    fn load_failed(&self, key: &ModelKey, error: &Error) {
+        if matches!(error.kind(), Kind::Internal | Kind::Timeout) {
+            let mut deaths = lock(&self.deaths);
+            let deaths = deaths.entry(key.clone()).or_default();
+            (deaths.until, deaths.last) = (deaths.loads.died(Instant::now()), error.message().to_owned());
+        }
+    }
+
+    fn recipe(&self, key: &ModelKey) -> Result<Recipe> {
+        if let Some(Deaths { until: Some(until), last, .. }) = lock(&self.deaths).get(key) {
+            let left = until.saturating_duration_since(Instant::now());
+            if !left.is_zero() {
+                return Err(died_too_often(&key.model, last, left));
+            }
+        }
+        let recipe = lock(&self.recipes).get(key).cloned();
+        recipe.ok_or_else(|| Error::internal(format!("nobody said how {key} is built")))
     }
 }
 
@@ -118,9 +159,8 @@ impl Loader for EngineLoader {
         let (shelf, card, hosting) = (Arc::clone(&self.shelf), self.card.clone(), self.hosting);
         let key = need.key.clone();
         async move {
-            let recipe = lock(&shelf.recipes).get(&key).cloned();
-            let recipe = recipe.ok_or_else(|| Error::internal(format!("nobody said how {key} is built")))?;
-            let loaded = recipe.load(&key, hosting).await?;
+            let recipe = shelf.recipe(&key)?;
+            let loaded = recipe.load(&key, hosting).await.inspect_err(|error| shelf.load_failed(&key, error))?;
             let measured_bytes = match &card {
                 Some(card) => loaded.vitals().pid.and_then(|pid| card.used_by(&[pid])).filter(|bytes| *bytes > 0),
                 None => loaded.memory_bytes(),
@@ -135,6 +175,7 @@ impl Loader for EngineLoader {
         let (shelf, key) = (Arc::clone(&self.shelf), need.key.clone());
         async move {
             lock(&shelf.running).remove(&key);
+            shelf.remember_deaths(&key, &loaded.vitals());
             // The ledger may not give the memory to anybody else before it is back.
             while let Err(error) = loaded.close().await {
                 log::error!(model = key.model.as_str(); "{}", error.full());
@@ -142,5 +183,46 @@ impl Loader for EngineLoader {
             }
         }
         .boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::Priority;
+
+    #[tokio::test]
+    async fn an_engine_that_died_too_often_is_left_alone_though_its_host_is_gone() {
+        let shelf = Arc::new(Shelf::default());
+        let loader = EngineLoader { shelf: Arc::clone(&shelf), hosting: Hosting::Threads, card: None };
+        let key = ModelKey { model: "mine".to_owned(), variant: "only".to_owned(), provider: "cpu".to_owned() };
+        let need =
+            Need { key: key.clone(), estimate_bytes: 1, priority: Priority::Live, resident: false, yields: false };
+        shelf.put(&key, Recipe::Asr(AsrSpec::TestEcho));
+        let vitals = |left: Duration| Vitals {
+            quarantined_until: Some(Instant::now() + left),
+            last_death: Some("SIGSEGV".into()),
+            ..Vitals::default()
+        };
+        shelf.remember_deaths(&key, &vitals(Duration::from_secs(60)));
+        let error = loader.load(&need).await.err().unwrap();
+        assert_eq!(error.kind(), Kind::Unavailable);
+        assert!(error.full().contains("SIGSEGV") && error.full().contains("60 s"), "{}", error.full());
+        shelf.remember_deaths(&key, &Vitals::default());
+        assert!(loader.load(&need).await.is_err(), "another end of it lets nobody off");
+        lock(&shelf.deaths).get_mut(&key).unwrap().until = Some(Instant::now());
+        assert!(loader.load(&need).await.is_ok());
+    }
+
+    #[test]
+    fn an_engine_that_dies_at_every_load_is_left_alone_and_one_that_lacks_something_is_not() {
+        let shelf = Shelf::default();
+        let key = ModelKey { model: "mine".to_owned(), variant: "only".to_owned(), provider: "cpu".to_owned() };
+        shelf.put(&key, Recipe::Asr(AsrSpec::TestEcho));
+        (0..20).for_each(|_| shelf.load_failed(&key, &Error::unavailable("no weights")));
+        (0..4).for_each(|_| shelf.load_failed(&key, &Error::internal("it was killed")));
+        assert!(shelf.recipe(&key).is_ok());
+        shelf.load_failed(&key, &Error::internal("it was killed"));
+        assert!(shelf.recipe(&key).err().unwrap().full().contains("it was killed"));
     }
 }
