@@ -69,12 +69,20 @@ struct Inner {
     places: [Arc<Semaphore>; 3],
     beats: Mutex<Vec<oneshot::Sender<()>>>,
     changed: Notify,
+    /// Wakes jobs that wait for their engine, as `changed` wakes the worker.
+    arrived: Notify,
 }
 
 impl Queue {
     pub fn new(limits: QueueLimits) -> Queue {
         let places = [limits.live, limits.interactive, limits.batch].map(|size| Arc::new(Semaphore::new(size)));
-        Queue(Arc::new(Inner { lanes: Mutex::default(), places, beats: Mutex::default(), changed: Notify::new() }))
+        Queue(Arc::new(Inner {
+            lanes: Mutex::default(),
+            places,
+            beats: Mutex::default(),
+            changed: Notify::new(),
+            arrived: Notify::new(),
+        }))
     }
 
     /// Takes the job, or says that the lane is full.
@@ -137,6 +145,18 @@ impl Queue {
         self.0.changed.notified().await;
     }
 
+    /// Resolves when a more urgent job waits for the same engine.
+    pub(super) async fn overtaken(&self, task: Task, priority: Priority) {
+        loop {
+            let arrived = self.0.arrived.notified();
+            let is_urgent = |job: &Job| job.priority < priority && job.ask.task() == task && !job.ask.is_abandoned();
+            if lock(&self.0.lanes).iter().flatten().any(is_urgent) {
+                return;
+            }
+            arrived.await;
+        }
+    }
+
     /// A job that had begun and has to wait again goes before those that came after it.
     pub(super) fn put_back(&self, job: Job) {
         lock(&self.0.lanes)[job.priority as usize].push_front(job);
@@ -146,6 +166,7 @@ impl Queue {
     fn put(&self, job: Job) {
         lock(&self.0.lanes)[job.priority as usize].push_back(job);
         self.0.changed.notify_one();
+        self.0.arrived.notify_waiters();
     }
 }
 
@@ -186,6 +207,25 @@ mod tests {
         drop(queue.take(|_| true));
         waiting.await.unwrap().unwrap();
         assert_eq!(queue.depth().live, 1);
+    }
+
+    #[tokio::test]
+    async fn a_job_hears_of_more_urgent_ones_that_wait_for_its_engine() {
+        let queue = queue(4);
+        let overtaken = tokio::spawn({
+            let queue = queue.clone();
+            async move { queue.overtaken(Task::Transcribe, Priority::Interactive).await }
+        });
+        tokio::task::yield_now().await;
+        let (batch, interactive, live) = (transcribe(), transcribe(), transcribe());
+        queue.submit(Priority::Batch, batch.0).unwrap();
+        queue.submit(Priority::Interactive, interactive.0).unwrap();
+        drop(queue.submit(Priority::Live, transcribe().0));
+        tokio::task::yield_now().await;
+        assert!(!overtaken.is_finished());
+        queue.submit(Priority::Live, live.0).unwrap();
+        overtaken.await.unwrap();
+        queue.overtaken(Task::Transcribe, Priority::Interactive).await;
     }
 
     #[test]

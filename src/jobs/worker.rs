@@ -32,7 +32,7 @@ pub async fn run(queue: Queue, registry: Registry, limit: Duration, shutdown: Sh
             let (queue, registry) = (queue.clone(), registry.clone());
             running.spawn(async move {
                 let Ask::Transcribe(ask, _) = &job.ask;
-                let work = transcribe(&registry, ask.clone(), job.priority, limit);
+                let work = transcribe(&queue, &registry, ask.clone(), job.priority, limit);
                 if let Some(job) = serve(job, limit, work).await {
                     queue.put_back(job);
                 }
@@ -75,14 +75,20 @@ async fn serve(
     None
 }
 
-/// None: more urgent work needs the memory.
+/// None: more urgent work needs the memory, or the engine before it is there: waiting for it must not hold that up.
 async fn transcribe(
+    queue: &Queue,
     registry: &Registry,
     ask: TranscribeAsk,
     priority: Priority,
     limit: Duration,
 ) -> Result<Option<Vec<PieceText>>> {
-    let hired = registry.transcriber(priority).await?;
+    let hired = tokio::select! {
+        // First, so that an engine that is there is never given up unused.
+        biased;
+        hired = registry.transcriber(priority) => hired?,
+        () = queue.overtaken(Task::Transcribe, priority) => return Ok(None),
+    };
     // The host's own limit may be the shorter one.
     let engine = hired.limited(limit);
     tokio::select! {
