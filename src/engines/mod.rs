@@ -34,7 +34,7 @@ use std::{
 
 use crate::base::Result;
 
-use host::{Restarts, died_too_often};
+use host::{Restarts, alive, died_too_often};
 
 pub(crate) use host::child::serve;
 

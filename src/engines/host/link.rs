@@ -2,10 +2,12 @@
 //! about jobs or restarts: `process` does.
 
 use std::{
+    collections::BTreeSet,
     io,
     marker::PhantomData,
     os::unix::{net::UnixStream as StdUnixStream, process::ExitStatusExt},
     process::ExitStatus,
+    sync::Mutex,
     time::{Duration, Instant},
 };
 
@@ -20,7 +22,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    base::{Error, Kind, Result},
+    base::{Error, Kind, Result, lock},
     engines::{
         Engine, EngineSpec,
         host::{
@@ -50,7 +52,31 @@ pub(super) struct Child<E: Engine> {
     writer: OwnedWriteHalf,
     frames: Frames,
     stderr: Tail,
+    _alive: Alive,
     engine: PhantomData<fn() -> E>,
+}
+
+/// The processes of all engines, from their start until they have been waited for.
+static ALIVE: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
+
+/// Those that are loading, or on their way out, hold memory as well.
+pub(in crate::engines) fn alive() -> Vec<u32> {
+    lock(&ALIVE).iter().copied().collect()
+}
+
+struct Alive(u32);
+
+impl Alive {
+    fn new(pid: u32) -> Alive {
+        lock(&ALIVE).insert(pid);
+        Alive(pid)
+    }
+}
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        lock(&ALIVE).remove(&self.0);
+    }
 }
 
 /// Why a process is no use any more.
@@ -147,6 +173,7 @@ impl<E: Engine> Child<E> {
             writer,
             frames: Frames::default(),
             stderr: Tail::follow(&launch.name, stderr),
+            _alive: Alive::new(pid),
             engine: PhantomData,
         })
     }

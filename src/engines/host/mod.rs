@@ -29,6 +29,7 @@ use crate::{
     engines::Cancel,
 };
 
+pub(super) use link::alive;
 pub(super) use process::died_too_often;
 pub use restarts::RestartRules;
 pub(super) use restarts::Restarts;

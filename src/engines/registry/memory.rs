@@ -8,7 +8,10 @@ use tokio::{sync::broadcast, task::JoinHandle, time::interval};
 use crate::{
     base::{Error, Kind, Result},
     device::{Facts, MemoryKind, Meter},
-    engines::registry::loader::{EngineLoader, Hosting, Loaded, Shelf},
+    engines::{
+        alive,
+        registry::loader::{EngineLoader, Hosting, Loaded, Shelf},
+    },
     models::{Budget, Costs, Lease, Ledger, Manager, ManagerLimits, ModelKey, ModelState, Need},
     settings::{Provider, Settings},
 };
@@ -136,7 +139,6 @@ async fn watch(manager: Manager<EngineLoader>, shelf: Arc<Shelf>, meter: Option<
         let running = shelf.running();
         report_deaths(&manager, &running);
         let Some(meter) = meter.clone() else { continue };
-        let pids: Vec<u32> = running.iter().filter_map(|(_, loaded)| loaded.vitals().pid).collect();
         let reserved = manager.ledger().reserved;
         // Reading the account of a large process takes the kernel milliseconds.
         let measured = tokio::task::spawn_blocking(move || {
@@ -147,7 +149,8 @@ async fn watch(manager: Manager<EngineLoader>, shelf: Arc<Shelf>, meter: Option<
                     .collect(),
                 None => Vec::new(),
             };
-            (meter.foreign(&pids, reserved), grown)
+            // What is loading or leaving is reserved as well: taken for others' it would count twice.
+            (meter.foreign(&alive(), reserved), grown)
         });
         match measured.await {
             Ok((Ok(foreign), grown)) => {
