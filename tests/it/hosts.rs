@@ -58,7 +58,7 @@ fn is_there(pid: u32) -> bool {
 }
 
 /// What has ended and is waited for by nobody counts as gone: who adopts orphans here may be slow.
-fn runs(pid: u32) -> bool {
+pub(crate) fn is_running(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
 }
@@ -321,16 +321,16 @@ fn helper(plays: &str) -> (Child, u32) {
 /// How long it took.
 fn is_gone_a_second_after_its_daemon(plays: &str, before: impl FnOnce(u32)) -> Duration {
     let (mut daemon, child) = helper(plays);
-    assert!(runs(child));
+    assert!(is_running(child));
     before(child);
     daemon.kill().unwrap();
     let killed = Instant::now();
     daemon.wait().unwrap();
-    while runs(child) && killed.elapsed() < Duration::from_secs(1) {
+    while is_running(child) && killed.elapsed() < Duration::from_secs(1) {
         std::thread::yield_now();
     }
     let took = killed.elapsed();
-    if runs(child) {
+    if is_running(child) {
         signal(child, "-KILL");
         panic!("{plays}: the child is there {took:?} after its daemon was killed");
     }

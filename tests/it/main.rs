@@ -7,6 +7,7 @@ mod asr_command;
 mod audio;
 mod bad_input;
 mod encodings;
+mod engines;
 mod harness;
 mod hosts;
 mod mqtt;

@@ -22,7 +22,7 @@ use crate::{
         Asr, Engine, Handle, Limits, Voice, VoiceDetector, VoiceLimits,
         diarize::{self, Observer, Segmenter, VoiceModel},
         prepare::{EngineStatus, Engines},
-        remote::{Probe, Remote, RemoteHealth},
+        remote::{Probe, Remote, RemoteHealth, RemoteState},
         vad::{self, Silero},
     },
     flow::{Priority, Task},
@@ -187,7 +187,7 @@ impl Registry {
                 self.silero_file()?;
                 self.library().map(drop)
             }
-            Task::Transcribe => self.transcribes_with().map(drop),
+            Task::Transcribe => self.has_a_place(&self.transcribes_with()?),
             _ => {
                 let model = self.model(task)?;
                 Err(Error::unavailable(format!("this version cannot run {model} yet"))
@@ -337,9 +337,12 @@ impl Registry {
             };
             match memory.lease(*provider, need).await {
                 Ok(lease) => {
-                    if let Some(why) = instead {
-                        lock(&self.0.failures).insert(task, format!("{INSTEAD}{}: {why}", provider.name()));
-                    }
+                    let mut failures = lock(&self.0.failures);
+                    match instead {
+                        Some(why) => failures.insert(task, format!("{INSTEAD}{}: {why}", provider.name())),
+                        None => failures.remove(&task),
+                    };
+                    drop(failures);
                     let Loaded::Asr(handle) = &*lease else {
                         return Err(Error::internal("another engine was loaded"));
                     };
@@ -401,6 +404,14 @@ impl Registry {
         stock.transcriber(self.model(Task::Transcribe)?)
     }
 
+    /// A provider that this machine cannot have is told before anybody speaks. What TensorRT lacks is told as it builds.
+    fn has_a_place(&self, serving: &Serving) -> Result<()> {
+        match (self.0.memory.get(), serving.providers.first()) {
+            (Some(memory), Some(provider)) if *provider != Provider::TensorRt => memory.shelf(*provider).map(drop),
+            _ => Ok(()),
+        }
+    }
+
     fn silero_file(&self) -> Result<PathBuf> {
         catalogue::file(&self.0.places.models, self.model(Task::Vad)?, vad::FILE)
     }
@@ -442,7 +453,12 @@ impl Registry {
         if let Some((name, _)) = self.0.settings.remote_for(task) {
             status.provider = Some("remote".to_owned());
             status.device = Some(name.to_owned());
-            status.state = TaskState::Ready;
+            let health = self.remote(name).map(Remote::health);
+            status.state = match &health {
+                Ok(RemoteHealth { state: RemoteState::Failing | RemoteState::Resting, .. }) => TaskState::Unavailable,
+                _ => TaskState::Ready,
+            };
+            status.reason = health.ok().and_then(|health| health.reason).or(status.reason);
         } else if task == Task::Vad {
             status.provider = Some(Provider::Cpu.name().to_owned());
             status.device = Some("cpu".to_owned());

@@ -1,0 +1,120 @@
+//! The engine of the daemon itself: it does not outlive the daemon, and its death in the middle of a job is nothing
+//! that whoever asked has to know.
+
+use std::{
+    fs,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+
+use crate::{
+    harness::{Daemon, LIMIT, data, root},
+    hosts::is_running,
+};
+
+/// Said of what must be gone, or answered, by then.
+const KILLED: Duration = Duration::from_secs(1);
+const ANSWERED: Duration = Duration::from_secs(2);
+
+fn daemon() -> Daemon {
+    Daemon::start_with(&[&format!("tasks.transcribe.model={}", root().join("tests/data/whisper-tiny").display())])
+}
+
+/// The processes of engines are the daemon's only children.
+fn engines(daemon: &Daemon) -> Vec<u32> {
+    let pids = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok());
+    let parent = |pid: u32| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse::<u32>().ok()
+    };
+    pids.filter(|pid| parent(*pid) == Some(daemon.pid()) && is_running(*pid)).collect()
+}
+
+fn signal(pid: u32, signal: &str) {
+    assert!(Command::new("kill").args([signal, &pid.to_string()]).status().unwrap().success());
+}
+
+fn form() -> Bytes {
+    let head = b"--XX\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a\"\r\n\r\n".to_vec();
+    [head, data("speech/speech.wav"), b"\r\n--XX--\r\n".to_vec()].concat().into()
+}
+
+async fn stt(daemon: &Daemon) -> (u16, Value) {
+    daemon.post("/api/stt", "multipart/form-data; boundary=XX", form()).await
+}
+
+fn leases(health: &Value) -> u64 {
+    health["memory"]["ledgers"][0]["models"][0]["leases"].as_u64().unwrap_or(0)
+}
+
+#[tokio::test]
+async fn a_job_whose_engine_is_killed_is_answered_by_the_next_one() {
+    let daemon = daemon();
+    let (status, first) = stt(&daemon).await;
+    assert_eq!(status, 200, "{first}");
+    let [engine] = engines(&daemon)[..] else { panic!("one engine: {:?}", engines(&daemon)) };
+    // It cannot be done before it is killed.
+    signal(engine, "-STOP");
+    let killed_in_its_work = async {
+        daemon.eventually("/api/health", |health| leases(health) == 1).await;
+        signal(engine, "-KILL");
+        Instant::now()
+    };
+    let answered = async { (stt(&daemon).await, Instant::now()) };
+    let (killed_at, ((status, second), answered_at)) = tokio::join!(killed_in_its_work, answered);
+    assert_eq!((status, &second["text"]), (200, &first["text"]), "{second}");
+    let took = answered_at.duration_since(killed_at);
+    assert!(took < ANSWERED, "{took:?}\n{}", daemon.log());
+    assert!(!is_running(engine) && engines(&daemon).len() == 1);
+    let health = daemon.eventually("/api/health", |health| leases(health) == 0).await;
+    assert_eq!(health["tasks"]["transcribe"]["state"], json!("ready"));
+}
+
+#[tokio::test]
+async fn no_engine_outlives_a_daemon_that_is_killed() {
+    let mut daemon = daemon();
+    assert_eq!(stt(&daemon).await.0, 200);
+    let engines = engines(&daemon);
+    assert_eq!(engines.len(), 1);
+    // Not even one that can do nothing about it.
+    signal(engines[0], "-STOP");
+    daemon.signal("-KILL");
+    let killed_at = Instant::now();
+    assert_eq!(daemon.wait(), None);
+    while is_running(engines[0]) {
+        assert!(killed_at.elapsed() < KILLED, "the engine goes on without its daemon");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_provider_that_this_machine_cannot_have_is_told_before_anybody_speaks() {
+    if fs::metadata("/dev/nvidia0").is_ok() {
+        println!("skipped: this machine has a GPU");
+        return;
+    }
+    let model = format!("tasks.transcribe.model={}", root().join("tests/data/whisper-tiny").display());
+    let daemon = Daemon::start_with(&[&model, "tasks.transcribe.provider=cuda"]);
+    let (_, health) = daemon.get("/api/health").await;
+    assert_eq!(health["tasks"]["transcribe"]["state"], json!("unavailable"));
+    assert!(health["tasks"]["transcribe"]["reason"].as_str().unwrap().contains("cuda needs a GPU"), "{health}");
+    let (status, error) = tokio::time::timeout(LIMIT, stt(&daemon)).await.unwrap();
+    assert_eq!((status, &error["error"]["code"]), (503, &json!("unavailable")), "{error}");
+}
+
+#[tokio::test]
+async fn a_task_whose_server_is_down_is_unavailable_and_says_why() {
+    let daemon = Daemon::start_with(&[
+        "remotes.large.url=http://127.0.0.1:1",
+        "tasks.transcribe.remote=large",
+        "tasks.transcribe.model=large-v3",
+    ]);
+    let task = |health: &Value| health["tasks"]["transcribe"].clone();
+    let health = daemon.eventually("/api/health", |health| task(health)["state"] == "unavailable").await;
+    assert!(task(&health)["reason"].as_str().unwrap().contains("large"), "{health}");
+    let problems = health["problems"].as_array().unwrap();
+    assert!(problems.iter().any(|it| it.as_str().unwrap().starts_with("transcribe: ")), "{health}");
+}
