@@ -111,9 +111,10 @@ pub struct Windows {
 
 impl Default for Windows {
     /// Short pauses cut, because a window is filled up with what follows; much room around speech, because a lost first
-    /// syllable costs a word.
+    /// syllable costs a word. What is shorter than any word is no speech: single notes of music are taken for voices, and
+    /// a transcriber that hears nothing else writes words into them.
     fn default() -> Windows {
-        Windows::new(Rules::new(0.5, 0.15, 0, 160, 400))
+        Windows::new(Rules::new(0.5, 0.15, 250, 160, 400))
     }
 }
 
@@ -234,7 +235,7 @@ mod tests {
     /// Seconds of speech and silence in turn, speech first.
     fn windows_of(turns: &[f64]) -> (Vec<Window>, Vec<Span>) {
         let mut windows = Windows::default();
-        let mut offline = Offline::new(Rules::new(0.5, 0.15, 0, 160, 400).max_speech_secs(30.0));
+        let mut offline = Offline::new(Rules::new(0.5, 0.15, 250, 160, 400).max_speech_secs(30.0));
         let mut all = Vec::new();
         let mut samples = 0;
         for (turn, secs) in turns.iter().enumerate() {
@@ -314,6 +315,13 @@ mod tests {
         assert!(frame * FRAME < PATIENCE);
         assert_eq!(window.start(), begun);
         assert!(windows.needed_from() > 350 * RATE);
+    }
+
+    #[test]
+    fn single_notes_that_pass_for_a_voice_have_no_window() {
+        let (windows, _) = windows_of(&[0.032, 4.0, 0.192, 2.0, 0.096, 5.0]);
+        assert_eq!(windows, []);
+        assert_eq!(windows_of(&[0.3, 4.0]).0.len(), 1, "a short word has one");
     }
 
     #[test]
