@@ -120,7 +120,8 @@ impl ModelFiles {
         }
         let hop = bounded("hop_length", preprocessor.hop_length.unwrap_or(160), 16..=4096)?;
         let samples = preprocessor.n_samples.or(preprocessor.chunk_length.map(|it| it.saturating_mul(16_000)));
-        let frames = preprocessor.nb_max_frames.or(samples.map(|it| it / hop)).unwrap_or(3000);
+        let heard = config.max_source_positions.map(|it| it.saturating_mul(2));
+        let frames = preprocessor.nb_max_frames.or(samples.map(|it| it / hop)).or(heard).unwrap_or(3000);
         let frames = bounded("nb_max_frames", frames, 2..=6000)?;
         let bins = config.num_mel_bins.or(preprocessor.feature_size).unwrap_or(80);
         let mel = MelShape {
@@ -153,6 +154,9 @@ impl ModelFiles {
 
 fn token_rules(config: Config, generation: Generation) -> TokenRules {
     let ids = |list: Vec<i64>| list.into_iter().filter_map(|id| u32::try_from(id).ok()).collect();
+    // Where nobody has looked which heads follow the speech, those of the upper layers do on average: OpenAI's own rule.
+    let (layers, heads) = (config.decoder_layers.min(256), config.decoder_attention_heads);
+    let upper = || (layers / 2..layers).flat_map(|layer| (0..heads).map(move |head| (layer, head))).collect();
     let languages = generation.lang_to_id.is_some_and(|languages| !languages.is_empty());
     TokenRules {
         // OpenAI's own rule, for files that do not say it: English models have one token less.
@@ -163,7 +167,7 @@ fn token_rules(config: Config, generation: Generation) -> TokenRules {
         suppress: generation.suppress_tokens.or(config.suppress_tokens).map(ids),
         begin_suppress: generation.begin_suppress_tokens.or(config.begin_suppress_tokens).map_or(Vec::new(), ids),
         max_initial_timestamp: generation.max_initial_timestamp_index,
-        alignment_heads: generation.alignment_heads.unwrap_or_default(),
+        alignment_heads: generation.alignment_heads.filter(|heads| !heads.is_empty()).unwrap_or_else(upper),
         median_filter: generation.median_filter_width.or(config.median_filter_width).unwrap_or(7).clamp(1, 99),
     }
 }
@@ -223,6 +227,18 @@ mod tests {
         let files = read(&[("config.json", CONFIG), ("generation_config.json", generation)]).unwrap();
         assert_eq!((files.rules.eot, files.rules.multilingual, files.max_tokens), (Some(3), false, 100));
         assert_eq!(files.rules.suppress, Some(vec![4]));
+    }
+
+    #[test]
+    fn what_the_files_leave_out_follows_from_what_they_say() {
+        let files = read(&[("config.json", CONFIG)]).unwrap();
+        assert_eq!(files.rules.alignment_heads, [(1, 0), (1, 1), (1, 2), (1, 3)]);
+        let named = r#"{"alignment_heads": [[0, 2]]}"#;
+        let files = read(&[("config.json", CONFIG), ("generation_config.json", named)]).unwrap();
+        assert_eq!(files.rules.alignment_heads, [(0, 2)]);
+        let short = CONFIG.replacen('{', "{\"max_source_positions\": 250, ", 1);
+        let files = read(&[("config.json", &short)]).unwrap();
+        assert_eq!((files.mel.frames, files.encoder_frames), (500, 250));
     }
 
     #[test]
