@@ -49,7 +49,7 @@ pub(super) struct TryAsr {
     #[arg(long)]
     no_timestamps: bool,
     /// Look for the likeliest text along so many ways
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=16))]
     beam: u8,
     /// How freely tokens are drawn; given, no other is tried
     #[arg(long, value_name = "T", value_parser = temperature)]
