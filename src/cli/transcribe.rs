@@ -2,6 +2,7 @@
 //! standard output or into files; how far it is, to standard error.
 
 use std::{
+    collections::HashSet,
     io::{self, IsTerminal},
     path::{Path, PathBuf},
     sync::Arc,
@@ -73,6 +74,7 @@ pub(super) fn run(mut args: Args) -> Outcome {
     if args.files.len() > 1 && args.output.is_none() && matches!(args.format, Format::Srt | Format::Vtt) {
         return Err(Error::invalid("subtitles of several recordings make no one file").hint("add --output DIR").into());
     }
+    args.prepare_output()?;
     let beside = args.model.clone().map(|model| args.choose(&model)).transpose()?.flatten();
     let Chosen { loaded, facts, .. } = args.settings.load()?;
     let settings = loaded.settings;
@@ -91,7 +93,7 @@ pub(super) fn run(mut args: Args) -> Outcome {
         .enable_all()
         .build()
         .context("cannot start the async runtime")?;
-    let mut failed = None;
+    let mut failed = 0;
     runtime.block_on(async {
         let shutdown = Shutdown::new();
         registry.begin(&facts);
@@ -105,7 +107,7 @@ pub(super) fn run(mut args: Args) -> Outcome {
                 // The other recordings are worth their text all the same.
                 Err(error) if args.files.len() > 1 => {
                     eprintln_line(&format!("{}: {}", file.display(), error.full()));
-                    failed = Some(error);
+                    failed += 1;
                 }
                 Err(error) => return Err(error.into()),
             }
@@ -114,10 +116,32 @@ pub(super) fn run(mut args: Args) -> Outcome {
         registry.close().await;
         Outcome::Ok(())
     })?;
-    failed.map_or(Ok(()), |error| Err(error.into()))
+    match failed {
+        0 => Ok(()),
+        _ => Err(Error::invalid(format!("{failed} of {} recordings gave no text", args.files.len())).into()),
+    }
 }
 
 impl Args {
+    /// Before hours of work: there is a folder to write to, and no result would take another's place.
+    fn prepare_output(&self) -> Result<()> {
+        let Some(dir) = &self.output else { return Ok(()) };
+        let mut paths = HashSet::new();
+        if let Some(file) = self.files.iter().find(|file| !paths.insert(self.path_in(dir, file))) {
+            let path = self.path_in(dir, file);
+            return Err(Error::invalid(format!("two recordings would be written to {}", path.display()))
+                .hint("write them into folders of their own, or rename one"));
+        }
+        std::fs::create_dir_all(dir).map_err(|error| {
+            Error::invalid(format!("cannot write into {}", dir.display())).hint("--output names a folder").cause(error)
+        })
+    }
+
+    fn path_in(&self, dir: &Path, file: &Path) -> PathBuf {
+        let name = file.file_stem().unwrap_or(file.as_os_str());
+        dir.join(name).with_added_extension(self.format.extension())
+    }
+
     /// The folder in which a model lies that is named by its own.
     fn choose(&mut self, model: &Path) -> Result<Option<PathBuf>> {
         let folder = model.is_dir().then(|| model.canonicalize().ok()).flatten();
@@ -175,19 +199,35 @@ impl Args {
             Format::Txt => subtitles::txt(segments),
             Format::Srt => subtitles::srt(segments),
             Format::Vtt => subtitles::vtt(segments),
-            Format::Json => json(file, model, summary, segments),
+            Format::Json => self.json(file, model, summary, segments),
         };
         let Some(dir) = &self.output else {
             let several = self.files.len() > 1 && self.format == Format::Txt;
             let title = if several { format!("== {}\n", file.display()) } else { String::new() };
             return print(&format!("{title}{text}"));
         };
-        let name = file.file_stem().unwrap_or(file.as_os_str());
-        let path = dir.join(name).with_added_extension(self.format.extension());
-        std::fs::create_dir_all(dir).and_then(|()| std::fs::write(&path, text)).map_err(|error| {
-            Error::invalid(format!("cannot write {}", path.display())).hint("--output names a folder").cause(error)
-        })?;
+        let path = self.path_in(dir, file);
+        std::fs::write(&path, text)
+            .map_err(|error| Error::invalid(format!("cannot write {}", path.display())).cause(error))?;
         Ok(())
+    }
+
+    /// The object of `POST /api/stt`, with the name of the file.
+    fn json(&self, file: &Path, model: &str, summary: &FileSummary, segments: &[TextSegment]) -> String {
+        let texts: Vec<&str> = segments.iter().map(|it| it.text.as_str()).filter(|text| !text.is_empty()).collect();
+        let mut object = json!({
+            "file": file.display().to_string(),
+            "text": texts.join(" "),
+            "language": summary.language,
+            "probability": summary.probability,
+            "duration": summary.secs,
+            "segments": segments,
+            "model": model,
+        });
+        if self.words && summary.without_words {
+            object["unavailable"] = json!(["words"]);
+        }
+        format!("{object}\n")
     }
 }
 
@@ -200,21 +240,6 @@ impl Format {
             Format::Json => "json",
         }
     }
-}
-
-/// The object of `POST /api/stt`, with the name of the file.
-fn json(file: &Path, model: &str, summary: &FileSummary, segments: &[TextSegment]) -> String {
-    let texts: Vec<&str> = segments.iter().map(|it| it.text.as_str()).filter(|text| !text.is_empty()).collect();
-    let object = json!({
-        "file": file.display().to_string(),
-        "text": texts.join(" "),
-        "language": summary.language,
-        "probability": summary.probability,
-        "duration": summary.secs,
-        "segments": segments,
-        "model": model,
-    });
-    format!("{object}\n")
 }
 
 fn bar(file: &Path) -> ProgressBar {

@@ -126,7 +126,10 @@ fn recordings_are_transcribed_without_a_daemon_in_every_format() {
     let written = tempfile::tempdir().unwrap();
     for (format, begin) in [("txt", ""), ("srt", ""), ("vtt", "WEBVTT"), ("json", "{")] {
         let mut command = vigia();
-        command.args(["transcribe", "--language", "es", "--format", format, "--model"]).arg(fixture("")).arg(&speech);
+        command
+            .args(["transcribe", "--words", "--language", "es", "--format", format, "--model"])
+            .arg(fixture(""))
+            .arg(&speech);
         let output = run(&mut command);
         let text = String::from_utf8(output.stdout).unwrap();
         assert!(output.status.success(), "{format}: {}", String::from_utf8_lossy(&output.stderr));
@@ -135,13 +138,14 @@ fn recordings_are_transcribed_without_a_daemon_in_every_format() {
             let object: Value = serde_json::from_str(&text).unwrap();
             assert_eq!((&object["language"], &object["model"]), (&json!("es"), &json!("whisper-tiny")));
             assert!((object["duration"].as_f64().unwrap() - 4.06).abs() < 0.2, "{object}");
+            assert_eq!(object["unavailable"], json!(["words"]), "{object}");
         }
     }
     let mut command = vigia();
     command.args(["transcribe", "--format", "srt", "--model"]).arg(fixture("")).arg("--output").arg(written.path());
-    let output = run(command.arg(&speech).arg(root().join("tests/data/speech/speech.flac")));
+    let output = run(command.arg(&speech).arg(fixture("steps.wav")));
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    assert!(written.path().join("speech.srt").is_file());
+    assert!(written.path().join("speech.srt").is_file() && written.path().join("steps.srt").is_file());
 }
 
 #[test]
@@ -169,6 +173,9 @@ fn what_is_wrong_is_told_and_ends_with_an_error() {
         (vec!["transcribe", picture.to_str().unwrap(), "--model", model.to_str().unwrap()], "no audio file"),
         (vec!["transcribe", "--diarize", speech.to_str().unwrap(), "--model", model.to_str().unwrap()], "pyannote"),
         (vec!["transcribe", "a.wav", "b.wav", "--format", "srt"], "--output"),
+        (vec!["transcribe", "a.wav", "b/a.mp3", "--output", nothing.path().to_str().unwrap()], "two recordings"),
+        (vec!["transcribe", "a.wav", "--output", "/dev/null"], "names a folder"),
+        (vec!["transcribe", "/no.wav", "/nor.wav", "--model", model.to_str().unwrap()], "2 of 2"),
     ] {
         let output = run(vigia().args(&arguments));
         let told = String::from_utf8_lossy(&output.stderr);
