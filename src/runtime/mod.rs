@@ -7,6 +7,7 @@ mod driver;
 mod graph;
 mod library;
 mod plan;
+pub mod protobuf;
 pub mod provider;
 mod session;
 mod tensor;

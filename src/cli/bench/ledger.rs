@@ -48,7 +48,7 @@ const STRAY: u8 = 1;
 const KILL_EVERY: usize = 2000;
 /// Live work may wait this long beside one load.
 const LIVE_WAIT: Duration = Duration::from_millis(300);
-/// Nothing in a bench takes longer; beyond it there is a deadlock.
+/// Nothing in a bench should take longer: a deadlock would, and so does work that never gets its turn.
 const STUCK: Duration = Duration::from_secs(60);
 
 /// Random requests for seven models on 4, 8 and 12 GB, against the real ledger and processes that hold memory
@@ -85,9 +85,12 @@ pub(super) fn run(args: Args) -> Outcome {
             args.scale,
             args.clients
         ))?;
-        let figures = runtime.block_on(replay(&args, requests, gib << 30))?;
+        let (figures, unserved) = runtime.block_on(replay(&args, requests, gib << 30))?;
         held &= figures.iter().all(|figure| figure.holds != Some(false));
         print(&to_text(&figures))?;
+        for (who, times) in unserved {
+            print(&format!("    {times} × {who}\n"))?;
+        }
     }
     if held { Ok(()) } else { Err(anyhow::anyhow!("not every figure is what is wanted").into()) }
 }
@@ -98,6 +101,8 @@ struct Tally {
     waits: Mutex<[Vec<Duration>; 3]>,
     answered: AtomicUsize,
     refused: AtomicUsize,
+    /// Whoever was not served, and why: how often.
+    unserved: Mutex<BTreeMap<String, usize>>,
     yielded: AtomicUsize,
     stuck: AtomicUsize,
     killed: AtomicUsize,
@@ -123,8 +128,8 @@ struct Children {
 }
 
 impl Children {
-    fn pids(&self) -> Vec<u32> {
-        lock(&self.running).values().filter_map(|handle| handle.vitals().borrow().pid).collect()
+    fn running(&self) -> Vec<Handle<Ballast>> {
+        lock(&self.running).values().cloned().collect()
     }
 }
 
@@ -164,7 +169,7 @@ impl Loader for BallastLoader {
     }
 }
 
-async fn replay(args: &Args, asked: usize, budget_bytes: u64) -> Result<Vec<Figure>> {
+async fn replay(args: &Args, asked: usize, budget_bytes: u64) -> Result<(Vec<Figure>, BTreeMap<String, usize>)> {
     let dir = std::env::temp_dir().join(format!("vigia-bench-ledger-{}", std::process::id()));
     let total = budget_bytes / args.scale;
     let children = Arc::new(Children::default());
@@ -189,9 +194,10 @@ async fn replay(args: &Args, asked: usize, budget_bytes: u64) -> Result<Vec<Figu
     looking.store(false, Ordering::Relaxed);
     watcher.await.map_err(|error| Error::internal("the watcher of memory ended badly").cause(error))?;
     rig.manager.close().await;
-    let left = rig.manager.ledger().reserved + rig.children.pids().len() as u64;
+    let left = rig.manager.ledger().reserved + rig.children.running().len() as u64;
     fs::remove_dir_all(&dir).unwrap_or(());
-    Ok(figures(asked, &rig, elapsed, left))
+    let unserved = lock(&rig.tally.unserved).clone();
+    Ok((figures(asked, &rig, elapsed, left), unserved))
 }
 
 fn budget(total: u64) -> Budget {
@@ -233,15 +239,15 @@ async fn client(rig: Arc<Rig>, requests: Arc<Mutex<Requests>>) {
         let asked = Instant::now();
         let served = tokio::time::timeout(STUCK, serve(&rig, (name, mib, priority, steps), kill, asked)).await;
         let tally = &rig.tally;
-        let counter = match served {
-            Ok(Ok(())) => &tally.answered,
-            Ok(Err(error)) => {
-                log::warn!("{}", error.full());
-                &tally.refused
-            }
-            Err(_) => &tally.stuck,
+        let (counter, why) = match served {
+            Ok(Ok(())) => (&tally.answered, None),
+            Ok(Err(error)) => (&tally.refused, Some(error.full())),
+            Err(_) => (&tally.stuck, Some(format!("no answer within {} s", STUCK.as_secs()))),
         };
         counter.fetch_add(1, Ordering::Relaxed);
+        if let Some(why) = why {
+            *lock(&tally.unserved).entry(format!("{} {name}: {why}", priority.name())).or_default() += 1;
+        }
     }
 }
 
@@ -272,7 +278,7 @@ fn kill_in_the_middle(engine: &Handle<Ballast>) {
     let Some(pid) = engine.vitals().borrow().pid else { return };
     tokio::spawn(async move {
         tokio::time::sleep(Duration::from_millis(STEP_MS)).await;
-        // SAFETY: kill(2) takes two numbers; the process is our child, not reaped while it is in the table.
+        // SAFETY: kill(2) takes two numbers; the number was our child's a millisecond ago.
         unsafe { libc::kill(pid.cast_signed(), libc::SIGKILL) };
     });
 }
@@ -285,7 +291,7 @@ fn watch(rig: &Rig, looking: &AtomicBool, total: u64) {
         if ledger.reserved > ledger.limit {
             tally.over_reserved.fetch_add(1, Ordering::Relaxed);
         }
-        let held: u64 = rig.children.pids().into_iter().filter_map(held_by).sum();
+        let held: u64 = rig.children.running().iter().filter_map(Handle::memory_bytes).sum();
         tally.most_held.fetch_max(held, Ordering::Relaxed);
         if held > total {
             tally.over_held.fetch_add(1, Ordering::Relaxed);
@@ -293,12 +299,6 @@ fn watch(rig: &Rig, looking: &AtomicBool, total: u64) {
         tally.looks.fetch_add(1, Ordering::Relaxed);
         std::thread::park_timeout(Duration::from_millis(20));
     }
-}
-
-fn held_by(pid: u32) -> Option<u64> {
-    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
-    let kib = rollup.lines().find_map(|line| line.strip_prefix("Pss:"))?;
-    Some(kib.trim().trim_end_matches(" kB").parse::<u64>().ok()? << 10)
 }
 
 fn figures(asked: usize, rig: &Rig, elapsed: Duration, left: u64) -> Vec<Figure> {
@@ -317,7 +317,7 @@ fn figures(asked: usize, rig: &Rig, elapsed: Duration, left: u64) -> Vec<Figure>
         none("over budget, by the ledger", count(&tally.over_reserved)),
         none("over budget, by the processes", count(&tally.over_held)),
         told("most held by the processes", format!("{held} of {total} ({} looks)", count(&tally.looks))),
-        none("deadlocks", count(&tally.stuck)),
+        none("no answer within 60 s", count(&tally.stuck)),
         none("lost requests", asked - done),
         none("failed or refused requests", count(&tally.refused)),
         wanted("returned at the end", if left == 0 { "everything" } else { "not all" }, "everything", left == 0),

@@ -7,6 +7,8 @@ use std::{
     path::Path,
 };
 
+use crate::runtime::protobuf::Message;
+
 /// Rows and columns of a layer: 64 MiB of weights.
 const SIDE: usize = 4096;
 const LAYER_BYTES: usize = SIDE * SIDE * size_of::<f32>();
@@ -56,7 +58,7 @@ fn model(layers: usize, location: &str) -> Vec<u8> {
     opset.text(1, "").number(2, 17);
     let mut model = Message::default();
     model.number(1, 9).message(7, &graph).message(8, &opset);
-    model.0
+    model.into_bytes()
 }
 
 /// `TensorProto.DataType.FLOAT` and `TensorProto.DataLocation.EXTERNAL`.
@@ -76,51 +78,4 @@ fn row(name: &str) -> Message {
     kind.message(1, &tensor);
     value.text(1, name).message(2, &kind);
     value
-}
-
-/// A protobuf message in the making.
-#[derive(Default)]
-struct Message(Vec<u8>);
-
-impl Message {
-    fn number(&mut self, field: u64, value: u64) -> &mut Message {
-        self.varint(field << 3);
-        self.varint(value);
-        self
-    }
-
-    fn text(&mut self, field: u64, text: &str) -> &mut Message {
-        self.bytes(field, text.as_bytes())
-    }
-
-    fn message(&mut self, field: u64, message: &Message) -> &mut Message {
-        self.bytes(field, &message.0)
-    }
-
-    fn bytes(&mut self, field: u64, bytes: &[u8]) -> &mut Message {
-        self.varint(field << 3 | 2);
-        self.varint(bytes.len() as u64);
-        self.0.extend_from_slice(bytes);
-        self
-    }
-
-    fn varint(&mut self, mut value: u64) {
-        while value >= 0x80 {
-            self.0.push(value as u8 | 0x80);
-            value >>= 7;
-        }
-        self.0.push(value as u8);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_are_written_as_protobuf_wants_them() {
-        let mut message = Message::default();
-        message.number(1, 300).text(2, "ab");
-        assert_eq!(message.0, [0x08, 0xac, 0x02, 0x12, 0x02, b'a', b'b']);
-    }
 }

@@ -1,7 +1,5 @@
 //! The graph around a plan: one node `EPContext` that names the plan's file, in ONNX's protobuf. ONNX Runtime's
 //! TensorRT provider takes such a node and runs the plan in its place.
-//!
-//! A dozen fields of a format that does not change are written by hand; a protobuf library would bring a compiler.
 
 use std::{
     fs, io,
@@ -10,7 +8,7 @@ use std::{
 
 use crate::{
     base::{Error, Result},
-    runtime::{ElementType, Signature, TensorSpec},
+    runtime::{ElementType, Signature, TensorSpec, protobuf::Message},
 };
 
 /// Writes the graph and a link to its plan into the folder: the provider takes plans from beside their graph alone.
@@ -69,7 +67,7 @@ fn model(plan: &str, signature: &Signature) -> Vec<u8> {
     model.number(1, 8).message(7, &graph);
     model.message(8, Message::default().text(1, "").number(2, 17));
     model.message(8, Message::default().text(1, "com.microsoft").number(2, 1));
-    model.0
+    model.into_bytes()
 }
 
 fn tensor_type(spec: &TensorSpec) -> Message {
@@ -94,41 +92,6 @@ fn tensor_type(spec: &TensorSpec) -> Message {
     let mut kind = Message::default();
     kind.message(1, &tensor);
     kind
-}
-
-/// A protobuf message as it is written.
-#[derive(Default)]
-struct Message(Vec<u8>);
-
-impl Message {
-    fn number(&mut self, field: u64, value: u64) -> &mut Message {
-        self.varint(field << 3);
-        self.varint(value);
-        self
-    }
-
-    fn bytes(&mut self, field: u64, bytes: &[u8]) -> &mut Message {
-        self.varint(field << 3 | 2);
-        self.varint(bytes.len() as u64);
-        self.0.extend_from_slice(bytes);
-        self
-    }
-
-    fn text(&mut self, field: u64, text: &str) -> &mut Message {
-        self.bytes(field, text.as_bytes())
-    }
-
-    fn message(&mut self, field: u64, message: &Message) -> &mut Message {
-        self.bytes(field, &message.0)
-    }
-
-    fn varint(&mut self, mut value: u64) {
-        while value > 0x7f {
-            self.0.push(value as u8 & 0x7f | 0x80);
-            value >>= 7;
-        }
-        self.0.push(value as u8);
-    }
 }
 
 #[cfg(test)]

@@ -42,9 +42,6 @@ pub(super) struct TokenRules {
     pub(super) max_initial_timestamp: Option<usize>,
     /// Layer and head whose cross-attention follows the speech.
     pub(super) alignment_heads: Vec<(usize, usize)>,
-    /// Frames that the times of words are smoothed over.
-    #[allow(dead_code, reason = "read by the aligner of words")]
-    pub(super) median_filter: usize,
 }
 
 #[derive(Deserialize)]
@@ -60,7 +57,6 @@ struct Config {
     eos_token_id: Option<OneOrMany>,
     suppress_tokens: Option<Vec<i64>>,
     begin_suppress_tokens: Option<Vec<i64>>,
-    median_filter_width: Option<usize>,
 }
 
 #[derive(Default, Deserialize)]
@@ -74,7 +70,6 @@ struct Generation {
     begin_suppress_tokens: Option<Vec<i64>>,
     max_initial_timestamp_index: Option<usize>,
     alignment_heads: Option<Vec<(usize, usize)>>,
-    median_filter_width: Option<usize>,
     max_length: Option<usize>,
 }
 
@@ -168,7 +163,6 @@ fn token_rules(config: Config, generation: Generation) -> TokenRules {
         begin_suppress: generation.begin_suppress_tokens.or(config.begin_suppress_tokens).map_or(Vec::new(), ids),
         max_initial_timestamp: generation.max_initial_timestamp_index,
         alignment_heads: generation.alignment_heads.filter(|heads| !heads.is_empty()).unwrap_or_else(upper),
-        median_filter: generation.median_filter_width.or(config.median_filter_width).unwrap_or(7).clamp(1, 99),
     }
 }
 
