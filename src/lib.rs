@@ -14,6 +14,7 @@
 //!                           engines (registry) ◄──────────── models (ledger): waits until it fits into the budget
 //!                              │ Ask, small                   ▲ costs, measured
 //!                              ├──► host: a process ─► engine ─► runtime (ONNX Runtime: processor, CUDA, TensorRT)
+//!                              ├──► host: a thread ──► engine of a small model, of voices
 //!                              ├──► host: a thread ──► remote: a server elsewhere
 //!                              ▼ Outcome
 //!                           publish (hub)
@@ -23,8 +24,9 @@
 //!
 //! Four things only travel the other way: the answer to one waiting caller, `Busy`, the wish that batch work yields
 //! its memory, and shutdown. Engines never see a session; publish never sees an engine; `segment` knows no clock and no
-//! device; the ledger knows no engine, only what it takes. The voice detector is small: a thread of the daemon hears
-//! all live streams, before `segment` and outside the ledger.
+//! device; the ledger knows no engine, only what it takes; the queue knows no kind of engine, only that each kind does
+//! one job at a time. The voice detector is small: a thread of the daemon hears all live streams, before `segment` and
+//! outside the ledger.
 //!
 //! Layers: a module may use modules of earlier lines, never of its own line or a later one. A library named beside a
 //! line is used there alone, but for ureq, which two lines name. `tests/tidy.rs` holds the layers, and fences for most

@@ -22,6 +22,8 @@ mod voice;
 #[cfg(any(test, feature = "test-engine"))]
 pub mod echo;
 #[cfg(any(test, feature = "test-engine"))]
+pub mod loudness;
+#[cfg(any(test, feature = "test-engine"))]
 pub mod puppet;
 
 use std::{
@@ -41,10 +43,10 @@ pub(crate) use host::child::serve;
 pub use asr::{Decode, Guards, Piece, PieceText, SegmentText, TranscribeAsk, TranscribeStep, longform, transcript};
 pub use ballast::{Ballast, BallastAsk, BallastSpec};
 pub use chat::{Chat, ChatAsk, Chatter, End, Message, Role, Said, Sampling, TextStep, Usage};
-pub use diarize::{DiarizeAsk, DiarizeStep, EmbedAsk, Observed, Speakers, Turn, Voiceprints};
+pub use diarize::{DiarizeAsk, DiarizeStep, EmbedAsk, Observed, Speakers, SpeakersSpec, Turn, Voiceprints, VoicesSpec};
 pub use graph::{GraphAsk, GraphSpec, PlainGraph};
 pub use host::{Engine, Handle, Launch, Limits, RestartRules, Vitals};
-pub use registry::{Hired, Hosting, Places, Registry, TaskState, TaskStatus};
+pub use registry::{Hireable, Hired, Hosting, Places, Registry, TaskState, TaskStatus};
 pub use spec::{Asr, AsrSpec, EngineSpec, Spec};
 pub use tts::{Speak, SpeakAsk, SpeakStep, Speaker, Spoken};
 pub use vision::{Describe, DescribeAsk, Describer};

@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     base::Result,
     engines::{
-        BallastSpec, Cancel, Engine, GraphSpec, PieceText, TranscribeAsk, TranscribeStep, Transcriber,
+        BallastSpec, Cancel, Engine, GraphSpec, PieceText, SpeakersSpec, TranscribeAsk, TranscribeStep, Transcriber,
+        VoicesSpec,
         asr::whisper::{Whisper, WhisperSpec},
         host::child::Link,
         prepare::OnnxBuilder,
@@ -26,6 +27,8 @@ pub trait Spec: Clone + Into<EngineSpec> + Send + 'static {
 pub enum EngineSpec {
     Asr(AsrSpec),
     Ballast(BallastSpec),
+    Speakers(SpeakersSpec),
+    Voices(VoicesSpec),
     Graph(GraphSpec),
     Workbench(OnnxBuilder),
     #[cfg(any(test, feature = "test-engine"))]
@@ -38,6 +41,8 @@ impl EngineSpec {
         match self {
             EngineSpec::Asr(spec) => link.serve(name, spec),
             EngineSpec::Ballast(spec) => link.serve(name, spec),
+            EngineSpec::Speakers(spec) => link.serve(name, spec),
+            EngineSpec::Voices(spec) => link.serve(name, spec),
             EngineSpec::Graph(spec) => link.serve(name, spec),
             EngineSpec::Workbench(spec) => link.serve(name, spec),
             #[cfg(any(test, feature = "test-engine"))]

@@ -4,15 +4,12 @@
 
 use std::time::{Duration, Instant};
 
-use tokio::{
-    sync::{mpsc, oneshot},
-    time::timeout,
-};
+use tokio::{sync::mpsc, time::timeout};
 
 use crate::{
     base::{Error, Kind, Result},
     engines::{
-        Guards, Heard, PieceText, TranscribeAsk, Voice, VoiceStream,
+        Asr, Guards, Heard, PieceText, TranscribeAsk, Voice, VoiceStream,
         longform::{BySpeech, text_segment},
     },
     flow::{Priority, TextSegment, audio::samples_to_secs},
@@ -166,16 +163,15 @@ impl<'a> Work<'a> {
     }
 
     async fn ask(&mut self, ask: TranscribeAsk) -> Result<Vec<PieceText>> {
-        let (reply, answer) = oneshot::channel();
-        let ask = Ask::Transcribe(ask, reply);
+        let ask = Ask::<Asr>::new(ask);
         // Refused at the door where the queue is full; once begun, a recording waits for its turn.
-        if self.begun {
-            self.desk.queue.submit_patiently(self.desk.priority, ask).await?;
+        let answer = if self.begun {
+            self.desk.queue.submit_patiently(self.desk.priority, ask).await?
         } else {
-            self.desk.queue.submit(self.desk.priority, ask)?;
-            self.begun = true;
-        }
-        answer.await.unwrap_or_else(|_| Err(Error::internal("a window's job was lost")))
+            self.desk.queue.submit(self.desk.priority, ask)?
+        };
+        self.begun = true;
+        answer.await
     }
 
     async fn tell_progress(&mut self, of: Option<Duration>) -> Result<()> {

@@ -2,6 +2,7 @@
 //! session's final segments) waits for a place instead, and holds back its client while it does.
 
 use std::{
+    any::TypeId,
     collections::VecDeque,
     sync::{Arc, Mutex},
     time::Instant,
@@ -12,35 +13,15 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::{
     base::{Error, Kind, Result, lock},
-    engines::{PieceText, TranscribeAsk},
-    flow::{Priority, Task},
+    engines::Hireable,
+    flow::Priority,
+    jobs::{Answer, Ask, ask::Question},
     telemetry::events::{QueueRefused, emit},
 };
 
-/// What is asked, with the way back to the one who waits.
-pub enum Ask {
-    Transcribe(TranscribeAsk, oneshot::Sender<Result<Vec<PieceText>>>),
-}
-
-impl Ask {
-    /// The engine it needs.
-    pub(super) fn task(&self) -> Task {
-        match self {
-            Ask::Transcribe(..) => Task::Transcribe,
-        }
-    }
-
-    /// Whoever asked has left; the work would be for nobody.
-    pub(super) fn is_abandoned(&self) -> bool {
-        match self {
-            Ask::Transcribe(_, reply) => reply.is_closed(),
-        }
-    }
-}
-
 pub(super) struct Job {
     pub(super) priority: Priority,
-    pub(super) ask: Ask,
+    pub(super) question: Box<dyn Question>,
     pub(super) asked: Instant,
     /// The place in its lane, free again once the job is done with.
     _place: OwnedSemaphorePermit,
@@ -86,24 +67,22 @@ impl Queue {
     }
 
     /// Takes the job, or says that the lane is full.
-    pub fn submit(&self, priority: Priority, ask: Ask) -> Result<()> {
+    pub fn submit<E: Hireable>(&self, priority: Priority, ask: Ask<E>) -> Result<Answer<E>> {
         let place = Arc::clone(&self.0.places[priority as usize]).try_acquire_owned().map_err(|_| {
             emit(QueueRefused { priority: priority.name() });
             Error::new(Kind::Busy, format!("too much {} work is waiting already", priority.name()))
                 .hint("try again in a few seconds")
         })?;
-        self.put(Job { priority, ask, asked: Instant::now(), _place: place });
-        Ok(())
+        Ok(self.enter(priority, ask, place))
     }
 
     /// Takes the job once there is a place. Dropping the future gives up the wait.
-    pub async fn submit_patiently(&self, priority: Priority, ask: Ask) -> Result<()> {
+    pub async fn submit_patiently<E: Hireable>(&self, priority: Priority, ask: Ask<E>) -> Result<Answer<E>> {
         let place = Arc::clone(&self.0.places[priority as usize])
             .acquire_owned()
             .await
             .map_err(|_| Error::internal("the queue has been closed"))?;
-        self.put(Job { priority, ask, asked: Instant::now(), _place: place });
-        Ok(())
+        Ok(self.enter(priority, ask, place))
     }
 
     /// Resolves when the worker has come round once: a sign of life for the watchdog. It takes no place in a lane, for
@@ -128,11 +107,11 @@ impl Queue {
     }
 
     /// The first job, by priority and then by age, whose engine is free.
-    pub(super) fn take(&self, is_free: impl Fn(Task) -> bool) -> Option<Job> {
+    pub(super) fn take(&self, is_free: impl Fn(TypeId) -> bool) -> Option<Job> {
         let mut lanes = lock(&self.0.lanes);
         for priority in Priority::ALL {
             let lane = &mut lanes[priority as usize];
-            let next = lane.iter().position(|job| is_free(job.ask.task()));
+            let next = lane.iter().position(|job| is_free(job.question.engine()));
             if let Some(index) = next {
                 return lane.remove(index);
             }
@@ -146,10 +125,13 @@ impl Queue {
     }
 
     /// Resolves when a more urgent job waits for the same engine.
-    pub(super) async fn overtaken(&self, task: Task, priority: Priority) {
+    pub(super) async fn overtaken(&self, engine: TypeId, priority: Priority) {
         loop {
             let arrived = self.0.arrived.notified();
-            let is_urgent = |job: &Job| job.priority < priority && job.ask.task() == task && !job.ask.is_abandoned();
+            let is_urgent = |job: &Job| {
+                let question = &job.question;
+                job.priority < priority && question.engine() == engine && !question.is_abandoned()
+            };
             if lock(&self.0.lanes).iter().flatten().any(is_urgent) {
                 return;
             }
@@ -163,46 +145,48 @@ impl Queue {
         self.0.changed.notify_one();
     }
 
-    fn put(&self, job: Job) {
+    fn enter<E: Hireable>(&self, priority: Priority, ask: Ask<E>, place: OwnedSemaphorePermit) -> Answer<E> {
+        let (question, answer) = ask.question();
+        let job = Job { priority, question, asked: Instant::now(), _place: place };
         lock(&self.0.lanes)[job.priority as usize].push_back(job);
         self.0.changed.notify_one();
         self.0.arrived.notify_waiters();
+        answer
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engines::{Asr, TranscribeAsk};
 
     fn queue(live: usize) -> Queue {
         Queue::new(QueueLimits { live, interactive: 4, batch: 4 })
     }
 
-    fn transcribe() -> (Ask, oneshot::Receiver<Result<Vec<PieceText>>>) {
-        let (reply, answer) = oneshot::channel();
-        let ask = TranscribeAsk::of(vec![0.0; 16].into(), "es");
-        (Ask::Transcribe(ask, reply), answer)
+    fn transcribe() -> Ask<Asr> {
+        Ask::new(TranscribeAsk::of(vec![0.0; 16].into(), "es"))
     }
 
     #[test]
     fn busy_when_the_lane_is_full_and_free_again_when_the_job_is_done_with() {
         let queue = queue(1);
-        queue.submit(Priority::Live, transcribe().0).unwrap();
-        let refused = queue.submit(Priority::Live, transcribe().0).unwrap_err();
+        queue.submit(Priority::Live, transcribe()).unwrap();
+        let refused = queue.submit(Priority::Live, transcribe()).err().unwrap();
         assert_eq!(refused.kind(), Kind::Busy);
         assert!(refused.hint_text().is_some());
-        queue.submit(Priority::Batch, transcribe().0).unwrap();
+        queue.submit(Priority::Batch, transcribe()).unwrap();
         drop(queue.take(|_| true));
-        queue.submit(Priority::Live, transcribe().0).unwrap();
+        queue.submit(Priority::Live, transcribe()).unwrap();
     }
 
     #[tokio::test]
     async fn the_patient_get_the_next_place() {
         let queue = queue(1);
-        queue.submit(Priority::Live, transcribe().0).unwrap();
+        queue.submit(Priority::Live, transcribe()).unwrap();
         let waiting = tokio::spawn({
             let queue = queue.clone();
-            async move { queue.submit_patiently(Priority::Live, transcribe().0).await }
+            async move { queue.submit_patiently(Priority::Live, transcribe()).await }
         });
         drop(queue.take(|_| true));
         waiting.await.unwrap().unwrap();
@@ -214,27 +198,38 @@ mod tests {
         let queue = queue(4);
         let overtaken = tokio::spawn({
             let queue = queue.clone();
-            async move { queue.overtaken(Task::Transcribe, Priority::Interactive).await }
+            async move { queue.overtaken(TypeId::of::<Asr>(), Priority::Interactive).await }
         });
         tokio::task::yield_now().await;
-        let (batch, interactive, live) = (transcribe(), transcribe(), transcribe());
-        queue.submit(Priority::Batch, batch.0).unwrap();
-        queue.submit(Priority::Interactive, interactive.0).unwrap();
-        drop(queue.submit(Priority::Live, transcribe().0));
+        let _batch = queue.submit(Priority::Batch, transcribe()).unwrap();
+        let _interactive = queue.submit(Priority::Interactive, transcribe()).unwrap();
+        drop(queue.submit(Priority::Live, transcribe()));
         tokio::task::yield_now().await;
         assert!(!overtaken.is_finished());
-        queue.submit(Priority::Live, live.0).unwrap();
+        let _live = queue.submit(Priority::Live, transcribe()).unwrap();
         overtaken.await.unwrap();
-        queue.overtaken(Task::Transcribe, Priority::Interactive).await;
+        queue.overtaken(TypeId::of::<Asr>(), Priority::Interactive).await;
     }
 
     #[test]
     fn live_work_overtakes_and_waits_for_its_engine() {
         let queue = queue(4);
-        queue.submit(Priority::Batch, transcribe().0).unwrap();
-        queue.submit(Priority::Live, transcribe().0).unwrap();
+        queue.submit(Priority::Batch, transcribe()).unwrap();
+        queue.submit(Priority::Live, transcribe()).unwrap();
         assert!(queue.take(|_| false).is_none());
         assert!(queue.take(|_| true).is_some_and(|job| job.priority == Priority::Live));
         assert_eq!(queue.depth(), QueueDepth { live: 0, interactive: 0, batch: 1 });
+    }
+
+    #[test]
+    fn a_job_that_is_put_back_keeps_its_place_and_goes_before_those_that_came_after_it() {
+        let queue = Queue::new(QueueLimits { live: 1, interactive: 1, batch: 2 });
+        let _first = queue.submit(Priority::Batch, transcribe()).unwrap();
+        let _second = queue.submit(Priority::Batch, transcribe()).unwrap();
+        let job = queue.take(|_| true).unwrap();
+        let asked = job.asked;
+        queue.put_back(job);
+        assert_eq!(queue.submit(Priority::Batch, transcribe()).err().unwrap().kind(), Kind::Busy);
+        assert_eq!(queue.take(|_| true).unwrap().asked, asked);
     }
 }

@@ -1,18 +1,14 @@
 //! Hands each job to its engine when that engine is free and may be in memory, within a limit of time. Batch work gives
 //! its engine up when live work needs the memory, and waits for its next turn.
 
-use std::{
-    collections::BTreeSet,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeSet, time::Duration};
 
-use tokio::{sync::oneshot, task::JoinSet};
+use tokio::task::JoinSet;
 
 use crate::{
-    base::{Error, Kind, Result, Shutdown},
-    engines::{PieceText, Registry, TranscribeAsk},
-    flow::{Priority, Task},
-    jobs::{Ask, Queue, queue::Job},
+    base::Shutdown,
+    engines::Registry,
+    jobs::{Queue, ask::Turn, queue::Job},
     telemetry::events::{JobEnded, emit},
 };
 
@@ -22,27 +18,27 @@ pub async fn run(queue: Queue, registry: Registry, limit: Duration, shutdown: Sh
     let mut occupied = BTreeSet::new();
     loop {
         queue.answer_beats();
-        while let Some(job) = queue.take(|task| !occupied.contains(&task)) {
-            if job.ask.is_abandoned() {
-                ended(job.priority, "abandoned", job.asked);
+        while let Some(mut job) = queue.take(|engine| !occupied.contains(&engine)) {
+            if job.question.is_abandoned() {
+                ended(&job, "abandoned");
                 continue;
             }
-            let task = job.ask.task();
-            occupied.insert(task);
+            let engine = job.question.engine();
+            occupied.insert(engine);
             let (queue, registry) = (queue.clone(), registry.clone());
             running.spawn(async move {
-                let Ask::Transcribe(ask, _) = &job.ask;
-                let work = transcribe(&queue, &registry, ask.clone(), job.priority, limit);
-                if let Some(job) = serve(job, limit, work).await {
-                    queue.put_back(job);
+                let turn = Turn { queue: &queue, registry: &registry, priority: job.priority, limit };
+                match job.question.serve(turn).await {
+                    Some(outcome) => ended(&job, outcome),
+                    None => queue.put_back(job),
                 }
-                task
+                engine
             });
         }
         tokio::select! {
             () = queue.changed() => {}
             Some(finished) = running.join_next() => match finished {
-                Ok(task) => { occupied.remove(&task); }
+                Ok(engine) => { occupied.remove(&engine); }
                 // Serving only waits and never panics by itself; if it does, no engine may stay marked as taken.
                 Err(error) => { log::error!("a job's task ended badly: {error}"); occupied = BTreeSet::new(); }
             },
@@ -51,81 +47,23 @@ pub async fn run(queue: Queue, registry: Registry, limit: Duration, shutdown: Sh
     }
 }
 
-/// Gives the job back if it has to wait for another turn: its work was asked to yield and has no answer yet.
-async fn serve(
-    mut job: Job,
-    limit: Duration,
-    work: impl Future<Output = Result<Option<Vec<PieceText>>>>,
-) -> Option<Job> {
-    let Ask::Transcribe(_, reply) = &mut job.ask;
-    let answer = tokio::select! {
-        answer = tokio::time::timeout(limit, work) => {
-            answer.unwrap_or_else(|_| Err(too_slow(Task::Transcribe, limit)))
-        }
-        () = left(reply) => Err(Error::new(Kind::Cancelled, "whoever asked has left")),
-    };
-    let answer = match answer {
-        Ok(None) => return Some(job),
-        Ok(Some(texts)) => Ok(texts),
-        Err(error) => Err(error),
-    };
-    ended(job.priority, outcome_name(&answer), job.asked);
-    let Ask::Transcribe(_, reply) = job.ask;
-    drop(reply.send(answer));
-    None
-}
-
-/// None: more urgent work needs the memory, or the engine before it is there: waiting for it must not hold that up.
-async fn transcribe(
-    queue: &Queue,
-    registry: &Registry,
-    ask: TranscribeAsk,
-    priority: Priority,
-    limit: Duration,
-) -> Result<Option<Vec<PieceText>>> {
-    let hired = tokio::select! {
-        // First, so that an engine that is there is never given up unused.
-        biased;
-        hired = registry.transcriber(priority) => hired?,
-        () = queue.overtaken(Task::Transcribe, priority) => return Ok(None),
-    };
-    // The host's own limit may be the shorter one.
-    let engine = hired.limited(limit);
-    tokio::select! {
-        answer = engine.ask(ask) => answer.map(Some),
-        () = hired.asked_to_yield() => Ok(None),
-    }
-}
-
-async fn left<T>(reply: &mut oneshot::Sender<T>) {
-    reply.closed().await;
-}
-
-fn too_slow(task: Task, limit: Duration) -> Error {
-    Error::new(Kind::Timeout, format!("{} took longer than {} s", task.name(), limit.as_secs()))
-        .hint("jobs.timeout_secs sets the limit; a smaller model is faster")
-}
-
-fn ended(priority: Priority, outcome: &'static str, asked: Instant) {
-    emit(JobEnded { priority: priority.name(), outcome, elapsed: asked.elapsed() });
-}
-
-fn outcome_name<T>(answer: &Result<T>) -> &'static str {
-    match answer {
-        Ok(_) => "done",
-        Err(error) => error.kind().code(),
-    }
+fn ended(job: &Job, outcome: &'static str) {
+    let (task, priority) = (job.question.task().name(), job.priority.name());
+    emit(JobEnded { task, priority, outcome, elapsed: job.asked.elapsed() });
 }
 
 #[cfg(test)]
 mod tests {
     use std::path::Path;
 
+    use tokio::time::timeout;
+
     use super::*;
     use crate::{
         device,
-        engines::{Hosting, Places, transcript},
-        jobs::QueueLimits,
+        engines::{Asr, EmbedAsk, Hosting, Places, TranscribeAsk, Voiceprints, transcript},
+        flow::Priority,
+        jobs::{Ask, QueueLimits},
         settings::{Sources, load},
     };
 
@@ -136,9 +74,9 @@ mod tests {
         shutdown: Shutdown,
     }
 
-    /// The worker with the engine that echoes.
+    /// The worker with engines for tests.
     fn rig() -> Rig {
-        let sets = vec!["tasks.transcribe.model=test-echo".to_owned()];
+        let sets = vec!["tasks.transcribe.model=test-echo".to_owned(), "tasks.diarize.model=test-loudness".to_owned()];
         let settings = load(&Sources { sets, ..Sources::default() }).unwrap().settings;
         let places = Places { models: Vec::new(), library: Vec::new(), own_entries: None, hosting: Hosting::Threads };
         let facts = device::probe(Path::new("/"));
@@ -156,65 +94,51 @@ mod tests {
         }
     }
 
-    fn ask(samples: usize) -> (Ask, oneshot::Receiver<Result<Vec<PieceText>>>) {
-        let (reply, answer) = oneshot::channel();
-        let ask = TranscribeAsk { words: true, ..TranscribeAsk::of(vec![0.5; samples].into(), "en") };
-        (Ask::Transcribe(ask, reply), answer)
+    fn ask(samples: usize) -> Ask<Asr> {
+        Ask::new(TranscribeAsk { words: true, ..TranscribeAsk::of(vec![0.5; samples].into(), "en") })
     }
 
     #[tokio::test]
     async fn a_job_is_answered_with_what_its_engine_makes_of_it() {
         let rig = rig();
-        let (ask, answer) = ask(16_000);
-        rig.queue.submit(Priority::Interactive, ask).unwrap();
-        let transcript = transcript(tokio::time::timeout(LIMIT, answer).await.unwrap().unwrap().unwrap());
+        let answer = rig.queue.submit(Priority::Interactive, ask(16_000)).unwrap();
+        let transcript = transcript(timeout(LIMIT, answer).await.unwrap().unwrap());
         assert_eq!((transcript.text.as_str(), transcript.language.as_str()), ("1.00 s -6 dB", "en"));
         assert_eq!(transcript.words.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn each_kind_of_engine_has_its_own_questions_and_answers() {
+        let rig = rig();
+        let utterances = vec![vec![0.5; 16_000].into(), vec![0.05; 16_000].into(), vec![0.4; 16_000].into()];
+        let voices = rig.queue.submit(Priority::Live, Ask::<Voiceprints>::new(EmbedAsk { utterances })).unwrap();
+        let text = rig.queue.submit(Priority::Live, ask(16_000)).unwrap();
+        let voices = timeout(LIMIT, voices).await.unwrap().unwrap();
+        timeout(LIMIT, text).await.unwrap().unwrap();
+        let alike = |a: usize, b: usize| voices[a].iter().zip(&voices[b]).map(|(a, b)| a * b).sum::<f32>();
+        assert!(alike(0, 2) > 0.95 && alike(0, 1) < 0.75, "{voices:?}");
     }
 
     #[tokio::test]
     async fn jobs_of_those_who_left_are_passed_over_and_their_places_come_free() {
         let rig = rig();
         for _ in 0..20 {
-            let (abandoned, answer) = ask(16_000);
-            drop(answer);
-            tokio::time::timeout(LIMIT, rig.queue.submit_patiently(Priority::Live, abandoned)).await.unwrap().unwrap();
+            drop(timeout(LIMIT, rig.queue.submit_patiently(Priority::Live, ask(16_000))).await.unwrap().unwrap());
         }
-        let (ask, answer) = ask(160);
-        tokio::time::timeout(LIMIT, rig.queue.submit_patiently(Priority::Live, ask)).await.unwrap().unwrap();
-        tokio::time::timeout(LIMIT, answer).await.unwrap().unwrap().unwrap();
-    }
-
-    #[tokio::test]
-    async fn a_job_that_yields_waits_for_its_next_turn_before_those_that_came_after_it() {
-        let queue = Queue::new(QueueLimits { live: 1, interactive: 1, batch: 2 });
-        let (ask_first, mut answer) = ask(160);
-        queue.submit(Priority::Batch, ask_first).unwrap();
-        let (ask_second, _later) = ask(320);
-        queue.submit(Priority::Batch, ask_second).unwrap();
-        let job = queue.take(|_| true).unwrap();
-        let asked = job.asked;
-        let job = serve(job, LIMIT, async { Ok(None) }).await.expect("it is given back");
-        assert!(answer.try_recv().is_err_and(|error| error == oneshot::error::TryRecvError::Empty), "it is waited for");
-        queue.put_back(job);
-        assert_eq!(queue.submit(Priority::Batch, ask(160).0).unwrap_err().kind(), Kind::Busy, "it keeps its place");
-        let job = queue.take(|_| true).unwrap();
-        assert_eq!(job.asked, asked);
-        assert!(serve(job, LIMIT, async { Ok(Some(Vec::new())) }).await.is_none());
-        assert!(answer.await.unwrap().unwrap().is_empty());
+        let answer = timeout(LIMIT, rig.queue.submit_patiently(Priority::Live, ask(160))).await.unwrap().unwrap();
+        timeout(LIMIT, answer).await.unwrap().unwrap();
     }
 
     #[tokio::test]
     async fn the_heart_beats_while_every_lane_is_full() {
         let queue = Queue::new(QueueLimits { live: 1, interactive: 1, batch: 1 });
-        let (waiting, _answer) = ask(16_000);
-        queue.submit(Priority::Live, waiting).unwrap();
+        let _waiting = queue.submit(Priority::Live, ask(16_000)).unwrap();
         let beating = tokio::spawn({
             let queue = queue.clone();
             async move { queue.beat().await }
         });
         tokio::task::yield_now().await;
         queue.answer_beats();
-        tokio::time::timeout(LIMIT, beating).await.unwrap().unwrap().unwrap();
+        timeout(LIMIT, beating).await.unwrap().unwrap().unwrap();
     }
 }

@@ -252,6 +252,9 @@ pub(super) fn relations(settings: &Settings) -> Vec<(&'static [&'static str], St
         let problem = "must be \"cpu\": its frames of 32 ms are done before they would reach a card".to_owned();
         problems.push((&["tasks.vad.provider"], problem));
     }
+    if settings.providers_for("diarize") != [Provider::Cpu] {
+        problems.push((&["tasks.diarize.provider"], "must be \"cpu\": so far it runs there alone".to_owned()));
+    }
     let embedded = mqtt.mode == MqttMode::Embedded;
     if embedded
         && !mqtt.listen.ip().to_canonical().is_loopback()
@@ -360,6 +363,7 @@ mod tests {
         assert!(faults(&["mqtt.username=vigia"])[0].contains("mqtt.username (--set): a user needs a password"));
         assert_eq!(faults(&["mqtt.username=vigia", "mqtt.mode=off"]), [""; 0]);
         assert!(faults(&["tasks.vad.provider=cuda"])[0].contains("must be \"cpu\""));
+        assert!(faults(&["tasks.diarize.provider=cuda"])[0].contains("must be \"cpu\""));
         assert!(faults(&["mqtt.listen=127.0.0.1:8090"])[0].contains("server.listen's already"));
         let closed = ["mqtt.listen=0.0.0.0:1883", "mqtt.username=vigia", "mqtt.password_file=/etc/secret"];
         assert_eq!(faults(&closed), [""; 0]);

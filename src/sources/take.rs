@@ -4,16 +4,13 @@
 use std::time::Duration;
 
 use futures_util::{future::BoxFuture, stream::FuturesOrdered};
-use tokio::{
-    sync::oneshot,
-    time::{Instant, timeout},
-};
+use tokio::time::{Instant, timeout};
 
 use crate::{
-    base::{Error, Kind, Result},
-    engines::{PieceText, TranscribeAsk, Voice, VoiceStream, transcript},
+    base::{Error, Kind},
+    engines::{Asr, TranscribeAsk, Voice, VoiceStream, transcript},
     flow::{Pcm, Priority, SAMPLE_RATE_HZ, SessionConfig, TextSegment, Transcript, audio::samples_to_secs},
-    jobs::{Ask, Queue},
+    jobs::{Answer, Ask, Queue},
     media::AudioDecoder,
     segment::{Rules, Span, SpeechEvent, Tape},
     sources::ears::Ears,
@@ -58,7 +55,7 @@ pub(super) struct Take {
     next_segment: u64,
     /// Segments whose text is being made, in order.
     pub(super) finals: FuturesOrdered<BoxFuture<'static, (TextSegment, Option<Error>)>>,
-    pub(super) partial: Option<oneshot::Receiver<Result<Vec<PieceText>>>>,
+    pub(super) partial: Option<Answer<Asr>>,
     partial_due: Option<Instant>,
     partial_interval: Duration,
     speaking_since: Option<u64>,
@@ -199,11 +196,8 @@ impl Take {
         if self.samples.saturating_sub(since) < MIN_PARTIAL {
             return;
         }
-        let (reply, answer) = oneshot::channel();
-        let ask = Ask::Transcribe(transcribe_ask(config, tape.cut(since, self.samples)), reply);
-        if queue.submit(Priority::Live, ask).is_ok() {
-            self.partial = Some(answer);
-        }
+        let ask = Ask::<Asr>::new(transcribe_ask(config, tape.cut(since, self.samples)));
+        self.partial = queue.submit(Priority::Live, ask).ok();
     }
 
     /// The partial's text, unless it failed or its segment is final already.
@@ -230,11 +224,7 @@ fn transcribe_ask(config: &SessionConfig, audio: Pcm) -> TranscribeAsk {
 }
 
 async fn transcribe(queue: Queue, ask: TranscribeAsk, mut segment: TextSegment) -> (TextSegment, Option<Error>) {
-    let asked = async {
-        let (reply, answer) = oneshot::channel();
-        queue.submit_patiently(Priority::Live, Ask::Transcribe(ask, reply)).await?;
-        answer.await.unwrap_or_else(|_| Err(Error::internal("the segment's job was lost")))
-    };
+    let asked = async { queue.submit_patiently(Priority::Live, Ask::<Asr>::new(ask)).await?.await };
     let late = |_| {
         Err(Error::new(Kind::Timeout, "a segment has waited too long for its text").hint(
             "the box has more to transcribe than it can: a smaller model, or fewer sessions (audio.max_sessions)",

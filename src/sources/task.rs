@@ -7,14 +7,15 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use serde_json::json;
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{mpsc, watch},
     time::{Instant, sleep_until},
 };
 
 use crate::{
     base::{Error, Kind, Result},
-    engines::{PieceText, Voice, transcript},
+    engines::{Asr, Voice, transcript},
     flow::{Draft, EventType, SAMPLE_RATE_HZ, SessionConfig, Task, TextSegment, Transcript, audio::samples_to_secs},
+    jobs::Answer,
     media::AudioDecoder,
     publish::Published,
     sources::{
@@ -462,8 +463,8 @@ async fn push(decoder: &AudioDecoder, chunk: &Option<Bytes>) -> Result<()> {
     }
 }
 
-async fn answer(partial: &mut Option<oneshot::Receiver<Result<Vec<PieceText>>>>) -> Option<Transcript> {
-    Some(transcript(partial.as_mut()?.await.ok()?.ok()?))
+async fn answer(partial: &mut Option<Answer<Asr>>) -> Option<Transcript> {
+    Some(transcript(partial.as_mut()?.await.ok()?))
 }
 
 fn final_result(segments: Vec<TextSegment>, samples: u64, config: &SessionConfig, transcribes: bool) -> FinalResult {

@@ -54,6 +54,7 @@ pub struct SegmentCut {
 
 /// A job left the queue for good: `done`, `failed`, `cancelled`, `timeout`, or `abandoned` by who asked.
 pub struct JobEnded {
+    pub task: &'static str,
     pub priority: &'static str,
     pub outcome: &'static str,
     /// From being asked to being answered.
@@ -157,7 +158,7 @@ fn describe() {
     describe_histogram!("vigia_vad_batch_seconds", "Time of one batch in the voice detector.");
     describe_counter!("vigia_segments_total", "Spans of speech cut.");
     describe_histogram!("vigia_segment_seconds", "Length of the spans of speech.");
-    describe_counter!("vigia_jobs_total", "Jobs ended, by priority and outcome.");
+    describe_counter!("vigia_jobs_total", "Jobs ended, by task, priority and outcome.");
     describe_histogram!("vigia_job_seconds", "Time from asking to the answer, by priority.");
     describe_counter!("vigia_queue_refused_total", "Jobs refused by a full queue, by priority.");
     describe_counter!("vigia_events_total", "Events published, by type.");
@@ -245,8 +246,9 @@ impl Countable for DecoderFailed {
 impl Countable for JobEnded {
     fn count(self) {
         ready();
-        counter!("vigia_jobs_total", "priority" => self.priority, "outcome" => self.outcome).increment(1);
-        record(&histogram!("vigia_job_seconds", "priority" => self.priority), self.elapsed.as_secs_f64());
+        let JobEnded { task, priority, outcome, elapsed } = self;
+        counter!("vigia_jobs_total", "task" => task, "priority" => priority, "outcome" => outcome).increment(1);
+        record(&histogram!("vigia_job_seconds", "task" => task, "priority" => priority), elapsed.as_secs_f64());
     }
 }
 
@@ -327,7 +329,7 @@ mod tests {
         emit(DecoderFailed { encoding: "ogg" });
         emit(VadBatchDone { frames: 32, elapsed: Duration::from_millis(1) });
         emit(SegmentCut { secs: 1.5 });
-        emit(JobEnded { priority: "live", outcome: "done", elapsed: Duration::from_millis(3) });
+        emit(JobEnded { task: "chat", priority: "live", outcome: "done", elapsed: Duration::from_millis(3) });
         emit(QueueRefused { priority: "batch" });
         emit(EventPublished { kind: "speech" });
         emit(MqttPublished);
@@ -351,7 +353,7 @@ mod tests {
             "vigia_vad_batch_size_bucket{le=\"32\"} ",
             "vigia_vad_batch_seconds_count ",
             "vigia_segments_total ",
-            "vigia_jobs_total{priority=\"live\",outcome=\"done\"} ",
+            "vigia_jobs_total{task=\"chat\",priority=\"live\",outcome=\"done\"} ",
             "vigia_queue_refused_total{priority=\"batch\"} ",
             "vigia_events_total{type=\"speech\"} ",
             "vigia_mqtt_published_total ",

@@ -8,7 +8,7 @@ use std::{
 use crate::base::{Error, Result};
 
 /// As published exports name it; else the only graph in the folder.
-pub(super) fn graph(dir: &Path) -> Result<PathBuf> {
+pub(in crate::engines) fn graph(dir: &Path) -> Result<PathBuf> {
     let missing = |what: &str| {
         Error::unavailable(format!("{} {what}", dir.display()))
             .hint("name the folder of a model; `vigia models list` shows those that are installed")

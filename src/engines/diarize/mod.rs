@@ -15,6 +15,7 @@ mod live;
 mod observe;
 mod open;
 mod segmentation;
+mod spec;
 mod tracks;
 mod voices;
 
@@ -23,10 +24,12 @@ pub use assign::assign;
 pub use cluster::Likeness;
 pub use embedder::VoiceModel;
 pub use engine::{Speakers, Voiceprints};
+pub(in crate::engines) use files::graph as graph_file;
 pub use live::{LiveSpeakers, SpokenBy, speaker_name};
 pub use observe::{Ear, Observer};
 pub use open::{installed_dir, voices_dir};
 pub use segmentation::Segmenter;
+pub use spec::{SpeakersSpec, VoiceFiles, VoicesSpec};
 pub use voices::{Voice, Voices};
 
 /// Pauses of one speaker shorter than this are part of the turn, as people who mark turns by hand see it.

@@ -152,40 +152,13 @@ impl<E: Engine> Handle<E> {
 
     /// Dropping the future cancels the work at the engine's next step.
     pub async fn ask(&self, ask: E::Ask) -> Result<E::Answer> {
-        self.asked(ask, None).await
+        self.ask_telling(ask, None).await
     }
 
     /// As `ask`, told every step. A job whose engine died is tried again, and its steps are told from the first.
     pub async fn ask_with(&self, ask: E::Ask, mut progress: impl FnMut(E::Progress) + Send) -> Result<E::Answer> {
-        self.asked(ask, Some(&mut progress)).await
-    }
-
-    async fn asked(&self, ask: E::Ask, progress: Option<&mut (dyn FnMut(E::Progress) + Send)>) -> Result<E::Answer> {
-        let Some(asks) = lock(&self.shared.asks).clone() else { return Err(self.closed()) };
-        let cancel = Cancel::default();
-        let _cancel_on_drop = CancelOnDrop(cancel.clone());
-        let answered = self.answered(asks, ask, cancel, progress);
-        tokio::select! {
-            answer = tokio::time::timeout(self.job_limit, answered) => answer.unwrap_or_else(|_| Err(self.overdue())),
-            () = self.shared.closing.cancelled() => Err(self.closed()),
-        }
-    }
-
-    async fn answered(
-        &self,
-        asks: mpsc::Sender<Asked<E>>,
-        ask: E::Ask,
-        cancel: Cancel,
-        progress: Option<&mut (dyn FnMut(E::Progress) + Send)>,
-    ) -> Result<E::Answer> {
-        let ended = || Error::internal(format!("the engine {} has ended", self.shared.name));
-        let (reply, mut answer) = oneshot::channel();
         let (steps, mut stepped) = mpsc::channel(STEPS);
-        let steps = progress.is_some().then_some(steps);
-        asks.send(Asked { ask, steps, cancel, reply }).await.map_err(|_| ended())?;
-        // Whoever waits for an answer must not keep the door of a closed engine open.
-        drop(asks);
-        let Some(progress) = progress else { return answer.await.map_err(|_| ended())? };
+        let mut answer = std::pin::pin!(self.ask_telling(ask, Some(steps)));
         loop {
             tokio::select! {
                 biased;
@@ -195,9 +168,28 @@ impl<E: Engine> Handle<E> {
                     while let Ok(step) = stepped.try_recv() {
                         progress(step);
                     }
-                    return answer.map_err(|_| ended())?;
+                    return answer;
                 }
             }
+        }
+    }
+
+    /// As `ask_with`, where the steps go into a channel: whoever is slow to take them holds the own job up.
+    pub async fn ask_telling(&self, ask: E::Ask, steps: Option<mpsc::Sender<E::Progress>>) -> Result<E::Answer> {
+        let Some(asks) = lock(&self.shared.asks).clone() else { return Err(self.closed()) };
+        let cancel = Cancel::default();
+        let _cancel_on_drop = CancelOnDrop(cancel.clone());
+        let answered = async {
+            let ended = || Error::internal(format!("the engine {} has ended", self.shared.name));
+            let (reply, answer) = oneshot::channel();
+            asks.send(Asked { ask, steps, cancel, reply }).await.map_err(|_| ended())?;
+            // Whoever waits for an answer must not keep the door of a closed engine open.
+            drop(asks);
+            answer.await.map_err(|_| ended())?
+        };
+        tokio::select! {
+            answer = tokio::time::timeout(self.job_limit, answered) => answer.unwrap_or_else(|_| Err(self.overdue())),
+            () = self.shared.closing.cancelled() => Err(self.closed()),
         }
     }
 

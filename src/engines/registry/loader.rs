@@ -1,6 +1,7 @@
 //! Carries out what the ledger of memory decides: starts the process of an engine, and ends it.
 
 use std::{
+    any::Any,
     collections::BTreeMap,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
@@ -11,10 +12,7 @@ use futures_util::{FutureExt, future::BoxFuture};
 use crate::{
     base::{Error, Kind, Result, lock},
     device::Meter,
-    engines::{
-        Asr, AsrSpec, Engine, Handle, Launch, Limits, Restarts, Spec, Vitals, died_too_often,
-        prepare::{OnnxBuilder, Workbench},
-    },
+    engines::{Engine, Handle, Launch, Limits, Restarts, Spec, Vitals, died_too_often},
     models::{Load, Loader, ModelKey, Need},
 };
 
@@ -30,59 +28,94 @@ pub enum Hosting {
     Threads,
 }
 
-/// What a lease gives: the handle of an engine of one kind.
+/// What a lease gives: the handle of an engine of some kind.
 #[derive(Clone)]
-pub(super) enum Loaded {
-    Asr(Handle<Asr>),
-    Workbench(Handle<Workbench>),
-}
-
-/// How it is built.
-#[derive(Clone)]
-pub(super) enum Recipe {
-    Asr(AsrSpec),
-    Workbench(Box<OnnxBuilder>),
-}
-
-impl Recipe {
-    async fn load(self, key: &ModelKey, hosting: Hosting) -> Result<Loaded> {
-        Ok(match self {
-            Recipe::Asr(spec) => Loaded::Asr(start(spec, key, hosting).await?),
-            Recipe::Workbench(spec) => Loaded::Workbench(start(*spec, key, hosting).await?),
-        })
-    }
-}
-
-async fn start<S: Spec + Sync>(spec: S, key: &ModelKey, hosting: Hosting) -> Result<Handle<S::Engine>> {
-    match hosting {
-        Hosting::Processes => Handle::process(spec, Launch::new(&key.model)).await,
-        Hosting::Threads => Handle::thread(&key.model, &Limits::default(), move || spec.build()).await,
-    }
-}
+pub(super) struct Loaded(Arc<dyn Hosted>);
 
 impl Loaded {
-    pub(super) async fn close(&self) -> Result<()> {
-        match self {
-            Loaded::Asr(handle) => handle.close().await,
-            Loaded::Workbench(handle) => handle.close().await,
-        }
+    pub(super) fn new<E: Engine>(handle: Handle<E>) -> Loaded {
+        Loaded(Arc::new(handle))
     }
 
-    pub(super) fn memory_bytes(&self) -> Option<u64> {
-        match self {
-            Loaded::Asr(handle) => handle.memory_bytes(),
-            Loaded::Workbench(handle) => handle.memory_bytes(),
-        }
+    pub(super) fn handle<E: Engine>(&self) -> Result<Handle<E>> {
+        let any: &dyn Any = &*self.0;
+        any.downcast_ref().cloned().ok_or_else(|| Error::internal("an engine of another kind was loaded"))
     }
 
     pub(super) fn vitals(&self) -> Vitals {
-        fn of<E: Engine>(handle: &Handle<E>) -> Vitals {
-            handle.vitals().borrow().clone()
+        self.0.vitals()
+    }
+
+    fn memory_bytes(&self) -> Option<u64> {
+        self.0.memory_bytes()
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.0.close().await
+    }
+}
+
+/// A handle whose kind is forgotten.
+trait Hosted: Any + Send + Sync {
+    fn close(&self) -> BoxFuture<'_, Result<()>>;
+    fn memory_bytes(&self) -> Option<u64>;
+    fn vitals(&self) -> Vitals;
+}
+
+impl<E: Engine> Hosted for Handle<E> {
+    fn close(&self) -> BoxFuture<'_, Result<()>> {
+        Handle::close(self).boxed()
+    }
+
+    fn memory_bytes(&self) -> Option<u64> {
+        Handle::memory_bytes(self)
+    }
+
+    fn vitals(&self) -> Vitals {
+        Handle::vitals(self).borrow().clone()
+    }
+}
+
+/// How an engine is built, and where.
+#[derive(Clone)]
+pub(super) struct Recipe {
+    spec: Arc<dyn Build>,
+    /// Too small for a process of its own.
+    small: bool,
+}
+
+impl Recipe {
+    /// In a process of its own, whose end gives its memory back.
+    pub(super) fn of<S: Spec + Sync>(spec: S) -> Recipe {
+        Recipe { spec: Arc::new(spec), small: false }
+    }
+
+    /// On a thread of the daemon: for engines that take little and answer within milliseconds.
+    pub(super) fn small<S: Spec + Sync>(spec: S) -> Recipe {
+        Recipe { spec: Arc::new(spec), small: true }
+    }
+
+    async fn load(&self, key: &ModelKey, hosting: Hosting) -> Result<Loaded> {
+        let hosting = if self.small { Hosting::Threads } else { hosting };
+        self.spec.load(key, hosting).await
+    }
+}
+
+/// A spec whose kind is forgotten.
+trait Build: Send + Sync {
+    fn load<'a>(&self, key: &'a ModelKey, hosting: Hosting) -> BoxFuture<'a, Result<Loaded>>;
+}
+
+impl<S: Spec + Sync> Build for S {
+    fn load<'a>(&self, key: &'a ModelKey, hosting: Hosting) -> BoxFuture<'a, Result<Loaded>> {
+        let spec = self.clone();
+        async move {
+            Ok(Loaded::new(match hosting {
+                Hosting::Processes => Handle::process(spec, Launch::new(&key.model)).await?,
+                Hosting::Threads => Handle::thread(&key.model, &Limits::default(), move || spec.build()).await?,
+            }))
         }
-        match self {
-            Loaded::Asr(handle) => of(handle),
-            Loaded::Workbench(handle) => of(handle),
-        }
+        .boxed()
     }
 }
 
@@ -189,7 +222,7 @@ impl Loader for EngineLoader {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow::Priority;
+    use crate::{engines::AsrSpec, flow::Priority};
 
     #[tokio::test]
     async fn an_engine_that_died_too_often_is_left_alone_though_its_host_is_gone() {
@@ -198,7 +231,7 @@ mod tests {
         let key = ModelKey { model: "mine".to_owned(), variant: "only".to_owned(), provider: "cpu".to_owned() };
         let need =
             Need { key: key.clone(), estimate_bytes: 1, priority: Priority::Live, resident: false, yields: false };
-        shelf.put(&key, Recipe::Asr(AsrSpec::TestEcho));
+        shelf.put(&key, Recipe::of(AsrSpec::TestEcho));
         let vitals = |left: Duration| Vitals {
             quarantined_until: Some(Instant::now() + left),
             last_death: Some("SIGSEGV".into()),
@@ -218,7 +251,7 @@ mod tests {
     fn an_engine_that_dies_at_every_load_is_left_alone_and_one_that_lacks_something_is_not() {
         let shelf = Shelf::default();
         let key = ModelKey { model: "mine".to_owned(), variant: "only".to_owned(), provider: "cpu".to_owned() };
-        shelf.put(&key, Recipe::Asr(AsrSpec::TestEcho));
+        shelf.put(&key, Recipe::of(AsrSpec::TestEcho));
         (0..20).for_each(|_| shelf.load_failed(&key, &Error::unavailable("no weights")));
         (0..4).for_each(|_| shelf.load_failed(&key, &Error::internal("it was killed")));
         assert!(shelf.recipe(&key).is_ok());

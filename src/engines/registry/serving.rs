@@ -14,25 +14,25 @@ use crate::{
     engines::{
         AsrSpec,
         asr::whisper::{GraphFile, WhisperSpec},
-        registry::tensorrt::Checked,
+        registry::{Places, loader::Recipe, tensorrt::Checked},
+        vad,
     },
     flow::Task,
     models::{
-        catalogue::{Catalogue, Entry},
+        catalogue::{self, Catalogue, Entry},
         installed,
     },
-    runtime::ProviderOptions,
+    runtime::{self, ProviderOptions},
     settings::{Provider, Settings},
 };
 
 /// ONNX Runtime and what a run of a model needs beside its weights, before anything was measured.
-const WORKSPACE_BYTES: u64 = 150 << 20;
+pub(super) const WORKSPACE_BYTES: u64 = 150 << 20;
 /// A config.json larger than this is none.
 const MAX_CONFIG_BYTES: u64 = 1 << 20;
 
 /// One task's model, and where it may run, best first.
-#[derive(Debug, Clone)]
-pub(super) struct Serving {
+pub struct Serving {
     pub(super) model: String,
     pub(super) variant: String,
     pub(super) providers: Vec<Provider>,
@@ -40,54 +40,78 @@ pub(super) struct Serving {
     pub(super) resident: bool,
     /// For TensorRT, which serves only what was held against a check.
     pub(super) checked: Option<Checked>,
-    built_of: BuiltOf,
+    pub(super) built_of: BuiltOf,
 }
 
-#[derive(Debug, Clone)]
-enum BuiltOf {
-    #[cfg(any(test, feature = "test-engine"))]
-    Echo,
+pub(super) enum BuiltOf {
+    /// Alike wherever it runs.
+    Recipe(Recipe),
     Whisper(Box<WhisperSpec>),
 }
 
 impl Serving {
-    pub(super) fn spec(&self, provider: Provider, settings: &Settings) -> AsrSpec {
+    pub(super) fn recipe(&self, provider: Provider, settings: &Settings) -> Recipe {
         match &self.built_of {
-            #[cfg(any(test, feature = "test-engine"))]
-            BuiltOf::Echo => AsrSpec::TestEcho,
+            BuiltOf::Recipe(recipe) => recipe.clone(),
             BuiltOf::Whisper(spec) => {
                 let engines = settings.engines_dir().join(&self.model).join(&self.variant);
                 let provider = ProviderOptions::new(provider, &settings.providers, Some(&engines));
-                AsrSpec::Whisper(Box::new(WhisperSpec { provider, ..WhisperSpec::clone(spec) }))
+                Recipe::of(AsrSpec::Whisper(Box::new(WhisperSpec { provider, ..WhisperSpec::clone(spec) })))
             }
         }
     }
 }
 
 /// What is there to serve with.
-pub(super) struct Stock<'a> {
+pub struct Stock<'a> {
     pub(super) settings: &'a Settings,
-    pub(super) catalogue: &'a Catalogue,
-    pub(super) places: &'a [PathBuf],
-    /// ONNX Runtime; the error says how to get it.
-    pub(super) library: Result<PathBuf>,
+    /// Or why it cannot be read.
+    pub(super) catalogue: &'a Result<Catalogue, String>,
+    pub(super) places: &'a Places,
 }
 
-impl Stock<'_> {
-    pub(super) fn transcriber(self, model: &str) -> Result<Serving> {
+impl<'a> Stock<'a> {
+    pub(super) fn model(&self, task: Task) -> Result<&'a str> {
+        self.settings.model_for(task).ok_or_else(|| {
+            Error::unavailable(format!("no model is set for the task {}", task.name()))
+                .hint(format!("set tasks.{}.model, or choose a profile that has one", task.name()))
+        })
+    }
+
+    pub(super) fn catalogue(&self) -> Result<&'a Catalogue> {
+        self.catalogue.as_ref().map_err(Error::unavailable)
+    }
+
+    pub(super) fn library(&self) -> Result<PathBuf> {
+        runtime::find(&self.settings.runtime.library, &self.places.library)
+    }
+
+    /// The file of the voice detector.
+    pub(super) fn silero(&self) -> Result<PathBuf> {
+        catalogue::file(&self.places.models, self.model(Task::Vad)?, vad::FILE)
+    }
+
+    pub(super) fn not_yet(&self, task: Task) -> Result<Serving> {
+        let model = self.model(task)?;
+        Err(Error::unavailable(format!("this version cannot run {model} yet"))
+            .hint("see the README for what works today"))
+    }
+
+    pub(super) fn transcriber(&self, model: &str) -> Result<Serving> {
         let task = Task::Transcribe;
         let variant = self.settings.variant_for(task);
         let (variant, estimate_bytes, checked, built_of) = match model {
             #[cfg(any(test, feature = "test-engine"))]
-            "test-echo" => ("only".to_owned(), 1 << 20, None, BuiltOf::Echo),
+            "test-echo" => ("only".to_owned(), 1 << 20, None, BuiltOf::Recipe(Recipe::of(AsrSpec::TestEcho))),
             _ => {
-                let found = match self.catalogue.get(model) {
-                    Some(entry) => listed(entry, variant, self.places)?,
-                    None => bare(model, variant, self.places)?,
+                let places = &self.places.models;
+                let found = match self.catalogue()?.get(model) {
+                    Some(entry) => listed(entry, variant, places)?,
+                    None => bare(model, variant, places)?,
                 };
                 let Found { variant, dir, encoder, decoder, bytes, checked } = found;
                 let threads = thread::available_parallelism().map_or(1, usize::from);
-                let spec = WhisperSpec { encoder, decoder, ..WhisperSpec::of(&dir, &self.library?, threads) };
+                let spec = WhisperSpec { encoder, decoder, ..WhisperSpec::of(&dir, &self.library()?, threads) };
                 (variant, bytes + WORKSPACE_BYTES, checked, BuiltOf::Whisper(Box::new(spec)))
             }
         };

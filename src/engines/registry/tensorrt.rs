@@ -8,7 +8,7 @@ use crate::{
     engines::{
         Hired, Registry,
         prepare::{EngineKey, HostedBuilder, OnnxBuilder, Workbench},
-        registry::loader::{Loaded, Recipe},
+        registry::loader::Recipe,
     },
     flow::Priority,
     models::{ModelKey, Need, catalogue::Check},
@@ -62,13 +62,13 @@ impl Registry {
         else {
             return Err(Error::internal("options of another provider"));
         };
-        let runtime = Runtime::open(&self.library()?)?;
+        let runtime = Runtime::open(&self.stock().library()?)?;
         EngineKey::new((&checked.model, &checked.variant), (&checked.dir, &checked.graphs), (&runtime, gpu), options)
     }
 
     fn build_engine(&self, checked: &Checked, key: EngineKey, reference: Provider) -> Result<()> {
         let builder = OnnxBuilder {
-            library: self.library()?,
+            library: self.stock().library()?,
             graphs: checked.graphs.iter().map(|(role, path)| (role.clone(), checked.dir.join(path))).collect(),
             check: checked.check.clone(),
             tensorrt: key.options.clone(),
@@ -76,7 +76,7 @@ impl Registry {
             threads: 1,
         };
         let name = format!("{}-engine-build", checked.model);
-        let (registry, recipe, model) = (self.clone(), Recipe::Workbench(Box::new(builder)), name.clone());
+        let (registry, recipe, model) = (self.clone(), Recipe::of(builder), name.clone());
         let hire = move || -> futures_util::future::BoxFuture<'static, Result<Hired<Workbench>>> {
             let (registry, recipe, model) = (registry.clone(), recipe.clone(), model.clone());
             Box::pin(async move { registry.hire_workbench(model, recipe).await })
@@ -98,7 +98,6 @@ impl Registry {
         memory.shelf(provider)?.put(&key, recipe);
         let need = Need { key, estimate_bytes: BUILD_BYTES, priority: Priority::Batch, resident: false, yields: false };
         let lease = memory.lease(provider, need).await?;
-        let Loaded::Workbench(handle) = &*lease else { return Err(Error::internal("another engine was loaded")) };
-        Ok(Hired { handle: handle.clone(), lease: Some(lease) })
+        Hired::leased(lease)
     }
 }

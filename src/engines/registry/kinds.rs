@@ -1,0 +1,53 @@
+//! The kinds of engines that can be hired, each with its task: the one list that grows with every kind.
+
+use crate::{
+    base::Result,
+    engines::{
+        Asr, Speakers, Voiceprints,
+        registry::{
+            Hireable,
+            serving::{Serving, Stock},
+            voices,
+        },
+        remote::Remote,
+    },
+    flow::Task,
+};
+
+impl Hireable for Asr {
+    const TASK: Task = Task::Transcribe;
+
+    fn serving(stock: &Stock<'_>) -> Result<Serving> {
+        stock.transcriber(stock.model(Task::Transcribe)?)
+    }
+
+    fn elsewhere(remote: &Remote, model: &str) -> Result<Asr> {
+        remote.transcriber(model).map(Asr)
+    }
+}
+
+impl Hireable for Speakers {
+    const TASK: Task = Task::Diarize;
+
+    fn serving(stock: &Stock<'_>) -> Result<Serving> {
+        voices::speakers(stock)
+    }
+}
+
+/// The model of voices that goes with the diarizer, for one utterance at a time.
+impl Hireable for Voiceprints {
+    const TASK: Task = Task::Diarize;
+
+    fn serving(stock: &Stock<'_>) -> Result<Serving> {
+        voices::voiceprints(stock)
+    }
+}
+
+/// What health shows of a task: the engine that does its main work.
+pub(super) fn serving(task: Task, stock: &Stock<'_>) -> Result<Serving> {
+    match task {
+        Task::Transcribe => Asr::serving(stock),
+        Task::Diarize => Speakers::serving(stock),
+        _ => stock.not_yet(task),
+    }
+}
