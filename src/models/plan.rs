@@ -8,11 +8,16 @@
 //!    are asked to, until the excess is covered; what is still missing drains (no new lease). Nothing is reserved
 //!    until all is within the limit again.
 //! 2. A leased model is never unloaded. (A model that died is only waited for.)
-//! 3. Those who wait are served by priority, then by age. Each takes what those before it have left over, and claims
+//! 3. Those who wait are served by rank, then by age. Each takes what those before it have left over, and claims
 //!    the models that will have to leave for it: nobody behind it gets a new lease of these, or memory it counts on.
 //!    So the first in the line waits at most for the leases it found, one unload and one load, however many small
 //!    ones come after it.
-//! 4. Every wait ends: granted, refused because it can never fit, failed with its load, or at `Rules::wait`.
+//! 4. The rank is the priority, but batch work that has waited for `Rules::patience` ranks with interactive work: two
+//!    models that do not fit beside each other would otherwise be swapped for ever in front of it. What it was lent so
+//!    it keeps until it is done, except from live work. It never comes before live work, and while live work uses what
+//!    it needs it claims nothing, so that it holds up nobody whom live work does not.
+//! 5. Who yields and asks again is as old as before.
+//! 6. Every wait ends: granted, refused because it can never fit, failed with its load, or at `Rules::wait`.
 
 #[cfg(test)]
 mod properties;
@@ -40,6 +45,8 @@ pub(super) struct Rules {
     pub(super) idle: Duration,
     /// Nobody waits longer.
     pub(super) wait: Duration,
+    /// Batch work that has waited for so long ranks with interactive work.
+    pub(super) patience: Duration,
 }
 
 /// What happened.
@@ -110,8 +117,10 @@ pub(super) struct Plan {
     rules: Rules,
     limit: u64,
     models: BTreeMap<ModelKey, Model>,
-    /// By priority, then by age.
+    /// By rank, then by age.
     line: Vec<Waiter>,
+    /// Leases that were given back because they were asked for, until they are asked for again.
+    yielded: BTreeMap<ModelKey, Yielded>,
     /// Costs that have been measured, now or in an earlier life.
     known: BTreeMap<ModelKey, u64>,
     /// Models in use that have to leave because more is reserved than there is.
@@ -124,10 +133,27 @@ pub(super) struct Plan {
 struct Waiter {
     ticket: Ticket,
     need: Need,
+    came: Duration,
+    /// When it came first, if it has yielded since then.
     since: Duration,
+    /// Its priority, or better: see the head.
+    rank: Priority,
     /// In use, and to leave for this one. Kept from step to step, so that it does not wait for one and then for
     /// another in turns.
     claims: BTreeSet<ModelKey>,
+}
+
+#[derive(Debug)]
+struct Yielded {
+    at: Duration,
+    /// Of the oldest of them.
+    since: Duration,
+}
+
+impl Waiter {
+    fn is_promoted(&self) -> bool {
+        self.rank < self.need.priority
+    }
 }
 
 impl Plan {
@@ -137,6 +163,7 @@ impl Plan {
             limit,
             models: BTreeMap::new(),
             line: Vec::new(),
+            yielded: BTreeMap::new(),
             known,
             draining: BTreeSet::new(),
             closing: false,
@@ -180,7 +207,9 @@ impl Plan {
 
     /// When something falls due although nothing happens.
     pub(super) fn next_tick(&self) -> Option<Duration> {
-        let waits = self.line.iter().map(|waiter| waiter.since + self.rules.wait);
+        let waits = self.line.iter().map(|waiter| waiter.came + self.rules.wait);
+        let promotions = self.line.iter().filter(|waiter| waiter.rank == Priority::Batch);
+        let waits = waits.chain(promotions.map(|waiter| waiter.since + self.rules.patience));
         let retiring = self.models.values().filter(|model| model.is_idle() && model.resident.is_none());
         waits.chain(retiring.map(|model| model.last_used + self.rules.idle)).min()
     }
@@ -211,19 +240,23 @@ impl Plan {
     }
 
     fn asked(&mut self, at: Duration, ticket: Ticket, need: Need) {
-        let waiter = Waiter { ticket, need, since: at, claims: BTreeSet::new() };
+        let yielded = if need.yields { self.yielded.remove(&need.key) } else { None };
+        let since = yielded.filter(|yielded| at < yielded.at + self.rules.wait).map_or(at, |yielded| yielded.since);
+        let waiter = Waiter { ticket, rank: need.priority, need, came: at, since, claims: BTreeSet::new() };
         if self.closing {
             return self.refuse(&waiter, Refusal::Closing);
         }
-        let place = self.line.partition_point(|other| other.need.priority <= waiter.need.priority);
-        self.line.insert(place, waiter);
+        self.line.push(waiter);
     }
 
     fn gone(&mut self, at: Duration, ticket: Ticket) {
         self.line.retain(|waiter| waiter.ticket != ticket);
-        for model in self.models.values_mut() {
-            if model.leases.remove(&ticket).is_some() {
-                model.last_used = at;
+        for (key, model) in &mut self.models {
+            let Some(held) = model.leases.remove(&ticket) else { continue };
+            model.last_used = at;
+            if held.asked {
+                let yielded = self.yielded.entry(key.clone()).or_insert(Yielded { at, since: held.since });
+                *yielded = Yielded { at, since: held.since.min(yielded.since) };
             }
         }
     }

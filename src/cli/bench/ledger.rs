@@ -48,8 +48,10 @@ const STRAY: u8 = 1;
 const KILL_EVERY: usize = 2000;
 /// Live work may wait this long beside one load.
 const LIVE_WAIT: Duration = Duration::from_millis(300);
-/// Nothing in a bench should take longer: a deadlock would, and so does work that never gets its turn.
-const STUCK: Duration = Duration::from_secs(60);
+/// As `memory.wait_secs` is unless it is set: the ledger refuses whoever has waited longer, and says so.
+const WAIT: Duration = Duration::from_secs(60);
+/// Nobody should be without any answer for so long, whatever it is: that would be a deadlock.
+const STUCK: Duration = Duration::from_secs(90);
 
 /// Random requests for seven models on 4, 8 and 12 GB, against the real ledger and processes that hold memory
 #[derive(Debug, clap::Args)]
@@ -120,11 +122,12 @@ struct Rig {
     tally: Tally,
 }
 
-/// Engines that run, and how long their loads took.
+/// Engines that run, how long their loads took, and how many had to leave.
 #[derive(Default)]
 struct Children {
     running: Mutex<BTreeMap<ModelKey, Handle<Ballast>>>,
     loads: Mutex<Vec<Duration>>,
+    evictions: AtomicUsize,
 }
 
 impl Children {
@@ -161,6 +164,7 @@ impl Loader for BallastLoader {
         let (key, children) = (need.key.clone(), Arc::clone(&self.children));
         async move {
             lock(&children.running).remove(&key);
+            children.evictions.fetch_add(1, Ordering::Relaxed);
             if let Err(error) = loaded.close().await {
                 log::error!("{}", error.full());
             }
@@ -174,7 +178,7 @@ async fn replay(args: &Args, asked: usize, budget_bytes: u64) -> Result<(Vec<Fig
     let total = budget_bytes / args.scale;
     let children = Arc::new(Children::default());
     let loader = BallastLoader { children: Arc::clone(&children), scale: args.scale };
-    let limits = ManagerLimits { idle: Duration::from_secs(3600), wait: STUCK };
+    let limits = ManagerLimits { idle: Duration::from_secs(3600), wait: WAIT };
     let manager = Manager::start(loader, budget(total), Costs::open(&dir, "bench"), limits);
     let rig = Arc::new(Rig { manager, children, scale: args.scale, tally: Tally::default() });
     let (looking, begun) = (Arc::new(AtomicBool::new(true)), Instant::now());
@@ -193,11 +197,12 @@ async fn replay(args: &Args, asked: usize, budget_bytes: u64) -> Result<(Vec<Fig
 
     looking.store(false, Ordering::Relaxed);
     watcher.await.map_err(|error| Error::internal("the watcher of memory ended badly").cause(error))?;
+    let evictions = rig.children.evictions.load(Ordering::Relaxed);
     rig.manager.close().await;
     let left = rig.manager.ledger().reserved + rig.children.running().len() as u64;
     fs::remove_dir_all(&dir).unwrap_or(());
     let unserved = lock(&rig.tally.unserved).clone();
-    Ok((figures(asked, &rig, elapsed, left), unserved))
+    Ok((figures(asked, &rig, elapsed, (evictions, left)), unserved))
 }
 
 fn budget(total: u64) -> Budget {
@@ -301,7 +306,7 @@ fn watch(rig: &Rig, looking: &AtomicBool, total: u64) {
     }
 }
 
-fn figures(asked: usize, rig: &Rig, elapsed: Duration, left: u64) -> Vec<Figure> {
+fn figures(asked: usize, rig: &Rig, elapsed: Duration, (evictions, left): (usize, u64)) -> Vec<Figure> {
     let tally = &rig.tally;
     let count = |counter: &AtomicUsize| counter.load(Ordering::Relaxed);
     let mut loads = lock(&rig.children.loads).clone();
@@ -309,7 +314,7 @@ fn figures(asked: usize, rig: &Rig, elapsed: Duration, left: u64) -> Vec<Figure>
     let one_load = percentile(&loads, 0.99);
     let done = count(&tally.answered) + count(&tally.refused) + count(&tally.stuck);
     let ms = |time: Duration| format!("{:.1} ms", time.as_secs_f64() * 1000.0);
-    let per_request = loads.len() as f64 / asked as f64;
+    let per_request = evictions as f64 / asked as f64;
     let held = ByteSize(tally.most_held.load(Ordering::Relaxed));
     let total = ByteSize(rig.manager.ledger().budget.limit);
     let none = |name, number: usize| wanted(name, number.to_string(), "0", number == 0);
@@ -317,11 +322,11 @@ fn figures(asked: usize, rig: &Rig, elapsed: Duration, left: u64) -> Vec<Figure>
         none("over budget, by the ledger", count(&tally.over_reserved)),
         none("over budget, by the processes", count(&tally.over_held)),
         told("most held by the processes", format!("{held} of {total} ({} looks)", count(&tally.looks))),
-        none("no answer within 60 s", count(&tally.stuck)),
+        none("no answer within 90 s", count(&tally.stuck)),
         none("lost requests", asked - done),
         none("failed or refused requests", count(&tally.refused)),
         wanted("returned at the end", if left == 0 { "everything" } else { "not all" }, "everything", left == 0),
-        told("loads per request", format!("{per_request:.4} ({} loads)", loads.len())),
+        told("evictions per request", format!("{per_request:.4} ({evictions}, and {} loads)", loads.len())),
         told("a load", format!("median {}, p99 {}", ms(percentile(&loads, 0.5)), ms(one_load))),
         told("batch jobs asked to yield", count(&tally.yielded).to_string()),
         told("processes killed in mid-job", count(&tally.killed).to_string()),

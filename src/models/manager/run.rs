@@ -26,6 +26,10 @@ use crate::{
     },
 };
 
+/// Batch work ranks with interactive work after this part of the longest wait, which leaves it time for a few tries that
+/// live work interrupts.
+const PATIENCE: u32 = 4;
+
 type Picture = (Instant, Ledger);
 
 pub(super) struct Run<L: Loader> {
@@ -62,7 +66,8 @@ impl<L: Loader> Run<L> {
         limits: ManagerLimits,
         states: broadcast::Sender<ModelState>,
     ) -> (Run<L>, watch::Receiver<Picture>) {
-        let plan = Plan::new(Rules { idle: limits.idle, wait: limits.wait }, budget.limit, costs.all());
+        let rules = Rules { idle: limits.idle, wait: limits.wait, patience: limits.wait / PATIENCE };
+        let plan = Plan::new(rules, budget.limit, costs.all());
         let (ledger, pictures) = watch::channel((Instant::now(), picture(&plan, &budget, 0, Duration::ZERO)));
         let run = Run {
             loader: Arc::new(loader),

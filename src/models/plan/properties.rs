@@ -6,7 +6,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::flow::Priority;
 
-const RULES: Rules = Rules { idle: Duration::from_secs(50), wait: Duration::from_secs(200) };
+const RULES: Rules =
+    Rules { idle: Duration::from_secs(50), wait: Duration::from_secs(200), patience: Duration::from_secs(60) };
 const MODELS: u64 = 7;
 
 #[derive(Debug, Clone)]
@@ -180,6 +181,12 @@ impl World {
         self.step(Event::Gone(ticket));
     }
 
+    /// If it has yielded it does not ask again, which it would as an older one.
+    fn leave_for_good(&mut self, ticket: Ticket) {
+        self.leave(ticket);
+        self.plan.yielded.clear();
+    }
+
     fn load_ends(&mut self, key: ModelKey, ending: Ending) {
         let taken = self.memory.get_mut(&key).unwrap();
         let measured = match ending {
@@ -245,8 +252,14 @@ impl World {
         assert!(self.plan.reserved() >= self.taken());
         let waits: Vec<Ticket> = self.plan.line.iter().map(|waiter| waiter.ticket).collect();
         assert_eq!(waits.iter().copied().collect::<BTreeSet<_>>(), self.waiting.keys().copied().collect());
-        assert!(self.plan.line.is_sorted_by_key(|waiter| (waiter.need.priority, waiter.ticket)));
-        assert!(self.plan.line.iter().all(|waiter| self.at < waiter.since + RULES.wait), "every wait ends");
+        assert!(self.plan.line.is_sorted_by_key(|waiter| (waiter.rank, waiter.since, waiter.ticket)));
+        assert!(self.plan.line.iter().all(|waiter| self.at < waiter.came + RULES.wait), "every wait ends");
+        let is_promoted =
+            |waiter: &Waiter| waiter.need.priority == Priority::Batch && waiter.since + RULES.patience <= self.at;
+        for waiter in &self.plan.line {
+            let rank = if is_promoted(waiter) { Priority::Interactive } else { waiter.need.priority };
+            assert_eq!(waiter.rank, rank, "batch work alone is promoted, when it is due, and never before live work");
+        }
 
         let excess = (self.taken() - self.leaving()).saturating_sub(self.limit);
         if excess > 0 {
@@ -322,6 +335,7 @@ proptest! {
         // Those ahead of it leave, so that it is the first.
         let ahead: Vec<Ticket> = world.waiting.keys().copied().collect();
         ahead.into_iter().for_each(|ticket| world.leave(ticket));
+        world.plan.yielded.clear();
         let found: Vec<Ticket> = world.leased.keys().copied().collect();
         let first = world.ask(need(model, priority, false, false));
 
@@ -333,12 +347,10 @@ proptest! {
             } else if let Some(key) = pick(&world.those(Now::Loading), 0) {
                 world.load_ends(key, Ending::Unmeasured);
             } else if let Some(ticket) = found.next() {
-                world.leave(ticket);
+                world.leave_for_good(ticket);
             }
         }
-        for ticket in found {
-            world.leave(ticket);
-        }
+        found.for_each(|ticket| world.leave_for_good(ticket));
         for _ in 0..100 {
             if let Some(key) = pick(&world.those(Now::Unloading), 0) {
                 world.unload_ends(key);
@@ -347,5 +359,50 @@ proptest! {
             }
         }
         prop_assert!(!world.waiting.contains_key(&first), "it still waits: {:?}", world.plan);
+    }
+
+    /// Batch work that has lost its patience waits for interactive work that is older, and for none that comes later,
+    /// however much comes and never leaves, once no live work is there.
+    #[test]
+    fn no_interactive_work_starves_batch_work(
+        before in prop::collection::vec(doing(10..11), 0..60),
+        model in 0..MODELS,
+        after in prop::collection::vec((0..MODELS, any::<bool>(), any::<bool>()), 40),
+    ) {
+        let mut world = World::new(10);
+        before.into_iter().for_each(|doing| world.does(doing));
+        let batch = world.ask(need(model, Priority::Batch, false, true));
+        world.does(Doing::Pass(RULES.patience.as_secs()));
+        let ahead: Vec<Ticket> = world.waiting.keys().filter(|ticket| **ticket < batch).copied().collect();
+        ahead.into_iter().for_each(|ticket| world.leave(ticket));
+        let is_live = |(_, need): &(&Ticket, &Need)| need.priority == Priority::Live;
+        let live: Vec<Ticket> = world.leased.iter().filter(is_live).map(|(ticket, _)| *ticket).collect();
+        live.into_iter().for_each(|ticket| world.leave(ticket));
+        while let Some(key) = pick(&world.those(Now::Loading), 0) {
+            world.load_ends(key, Ending::Unmeasured);
+        }
+        world.plan.yielded.clear();
+
+        let mut found = world.leased.keys().copied().collect::<Vec<_>>().into_iter();
+        for (model, is_batch, yields) in after {
+            let priority = if is_batch { Priority::Batch } else { Priority::Interactive };
+            world.ask(need(model, priority, false, yields));
+            if let Some(key) = pick(&world.those(Now::Unloading), 0) {
+                world.unload_ends(key);
+            } else if let Some(key) = pick(&world.those(Now::Loading), 0) {
+                world.load_ends(key, Ending::Unmeasured);
+            } else if let Some(ticket) = found.next() {
+                world.leave_for_good(ticket);
+            }
+        }
+        found.for_each(|ticket| world.leave_for_good(ticket));
+        for _ in 0..100 {
+            if let Some(key) = pick(&world.those(Now::Unloading), 0) {
+                world.unload_ends(key);
+            } else if let Some(key) = pick(&world.those(Now::Loading), 0) {
+                world.load_ends(key, Ending::Unmeasured);
+            }
+        }
+        prop_assert!(!world.waiting.contains_key(&batch), "it still waits: {:?}", world.plan);
     }
 }

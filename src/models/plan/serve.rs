@@ -18,6 +18,7 @@ use crate::{
 impl Plan {
     pub(super) fn settle(&mut self, at: Duration) {
         self.refuse_late(at);
+        self.promote(at);
         while self.walk(at) {}
         self.retire(at);
     }
@@ -45,7 +46,7 @@ impl Plan {
 
     fn refuse_late(&mut self, at: Duration) {
         for waiter in std::mem::take(&mut self.line) {
-            if at < waiter.since + self.rules.wait {
+            if at < waiter.came + self.rules.wait {
                 self.line.push(waiter);
                 continue;
             }
@@ -53,6 +54,15 @@ impl Plan {
             let refusal = if is_loading { Refusal::Slow } else { Refusal::Busy(self.numbers(&waiter.need)) };
             self.refuse(&waiter, refusal);
         }
+    }
+
+    fn promote(&mut self, at: Duration) {
+        for waiter in &mut self.line {
+            if waiter.rank == Priority::Batch && at >= waiter.since + self.rules.patience {
+                waiter.rank = Priority::Interactive;
+            }
+        }
+        self.line.sort_by_key(|waiter| (waiter.rank, waiter.since, waiter.ticket));
     }
 
     fn room(&self) -> Room {
@@ -138,7 +148,7 @@ impl Plan {
         let is_leaving = match self.models.get_mut(key) {
             // 1. It is there, and nobody ahead needs it to leave.
             Some(model) if model.state == State::Ready && !room.claimed.contains(key) => {
-                model.lend(at, waiter.ticket, &waiter.need);
+                model.lend(at, waiter);
                 self.actions.push(Action::Grant(waiter.ticket, key.clone()));
                 return true;
             }
@@ -174,8 +184,12 @@ impl Plan {
         } else {
             self.leaving_for(waiter, wanted, bytes, room)
         };
-        waiter.claims = leaving.iter().flat_map(Leaving::keys).cloned().collect();
-        let Some(leaving) = leaving else { return false };
+        let Some(leaving) = leaving else {
+            waiter.claims.clear();
+            return false;
+        };
+        // It may count on what drains too, and goes on doing so when that need not drain any more.
+        waiter.claims = leaving.keys().chain(&self.draining).cloned().collect();
         self.make_way(&leaving);
         room.promise(bytes, leaving);
         false
@@ -184,8 +198,10 @@ impl Plan {
     /// Who leaves for a waiter. Residents only if nothing else is enough, even after a while.
     fn leaving_for(&self, waiter: &Waiter, wanted: &BTreeSet<ModelKey>, bytes: i128, room: &Room) -> Option<Leaving> {
         let asker = waiter.need.priority;
+        let is_live = |model: &Model| !model.is_idle() && model.priority() == Priority::Live;
         let may_leave = |key: &ModelKey, model: &Model| {
-            model.state != State::Unloading && !model.is_kept_from(asker) && !room.claimed.contains(key)
+            let is_claimed = room.claimed.contains(key) || waiter.is_promoted() && is_live(model);
+            model.state != State::Unloading && !model.is_kept_from(asker) && !is_claimed
         };
         let candidates = self.models.iter().filter(|(key, model)| may_leave(key, model)).map(|(key, model)| {
             let ease = match model.is_idle() {
@@ -232,5 +248,5 @@ impl Plan {
 
 /// Batch work makes way for whoever is more urgent, if it can.
 fn makes_way(held: &Held, asker: Priority) -> bool {
-    held.yields && held.priority > asker
+    held.yields && held.rank > asker
 }

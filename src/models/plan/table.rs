@@ -7,7 +7,10 @@ use std::{
 
 use crate::{
     flow::Priority,
-    models::lease::{ModelKey, Need, Ticket},
+    models::{
+        lease::{ModelKey, Need, Ticket},
+        plan::Waiter,
+    },
 };
 
 #[derive(Debug)]
@@ -42,7 +45,10 @@ pub(in crate::models) enum State {
 
 #[derive(Debug)]
 pub(in crate::models) struct Held {
-    pub(super) priority: Priority,
+    /// With which it was lent.
+    pub(super) rank: Priority,
+    /// How long whoever holds it had been waiting.
+    pub(super) since: Duration,
     pub(super) yields: bool,
     /// To yield; once is enough.
     pub(super) asked: bool,
@@ -62,10 +68,11 @@ impl Model {
         }
     }
 
-    pub(super) fn lend(&mut self, at: Duration, ticket: Ticket, need: &Need) {
-        self.leases.insert(ticket, Held { priority: need.priority, yields: need.yields, asked: false });
+    pub(super) fn lend(&mut self, at: Duration, waiter: &Waiter) {
+        let Waiter { ticket, need, since, rank, .. } = waiter;
+        self.leases.insert(*ticket, Held { rank: *rank, since: *since, yields: need.yields, asked: false });
         self.last_used = at;
-        self.last_priority = need.priority;
+        self.last_priority = *rank;
         if need.resident {
             self.resident = Some(self.resident.map_or(need.priority, |it| it.min(need.priority)));
         }
@@ -89,8 +96,8 @@ impl Model {
         self.state == State::Ready && self.leases.values().all(makes_way)
     }
 
-    /// Of those who hold it, else of the last who did.
+    /// The best rank of those who hold it, else of the last who did.
     pub(super) fn priority(&self) -> Priority {
-        self.leases.values().map(|held| held.priority).min().unwrap_or(self.last_priority)
+        self.leases.values().map(|held| held.rank).min().unwrap_or(self.last_priority)
     }
 }

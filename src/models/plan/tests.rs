@@ -3,7 +3,8 @@
 use super::*;
 use crate::flow::Priority::{self, Batch, Interactive, Live};
 
-const RULES: Rules = Rules { idle: Duration::from_secs(100), wait: Duration::from_secs(60) };
+const RULES: Rules =
+    Rules { idle: Duration::from_secs(100), wait: Duration::from_secs(60), patience: Duration::from_secs(20) };
 
 /// A plan with its clock and its tickets.
 struct Desk {
@@ -152,7 +153,7 @@ fn residents_leave_for_higher_priority_alone_and_last() {
     // A wait for the lease of `a` would do: the resident stays.
     assert_eq!(desk.ask(&need("b", 5, Live)).1, []);
     // Nothing else is enough for this one.
-    let (_, actions) = desk.ask(&need("c", 6, Interactive));
+    let (_, actions) = desk.ask(&need("c", 9, Interactive));
     assert!(matches!(actions[..], [Action::Refuse(_, _, Refusal::OverBudget(Numbers { kept: 5, .. }))]), "{actions:?}");
 }
 
@@ -193,6 +194,86 @@ fn nobody_is_asked_to_yield_to_his_like_or_when_idle_models_are_enough() {
     desk.held(&yielding("llm", 8));
     assert_eq!(desk.ask(&need("image", 4, Batch)).1, []);
     assert_eq!(desk.ask(&need("vlm", 4, Interactive)).1, [Action::AskToYield(Ticket(0))]);
+}
+
+#[test]
+fn batch_work_that_has_waited_long_goes_before_newer_interactive_work_and_is_sent_away_by_live_work_alone() {
+    let mut desk = desk(10);
+    let held = desk.held(&need("a", 6, Interactive));
+    let (big, actions) = desk.ask(&yielding("big", 9));
+    assert_eq!(actions, []);
+    let (other, actions) = desk.ask(&need("b", 6, Interactive));
+    assert_eq!(actions, []);
+    let due = desk.plan.next_tick().unwrap();
+    assert_eq!(due, Duration::from_secs(3) + RULES.patience, "it asked in the third second");
+    desk.at = due;
+    assert_eq!(desk.gone(held), [unload("a")]);
+    assert_eq!(desk.unloaded("a"), [load(&yielding("big", 9))]);
+    assert_eq!(desk.loaded("big", None), [grant(big, "big")], "and `b` goes on waiting");
+
+    let live = need("asr", 4, Live);
+    let (speaks, actions) = desk.ask(&live);
+    assert_eq!(actions, [Action::AskToYield(big)]);
+    assert_eq!(desk.gone(big), [unload("big")]);
+    let (again, actions) = desk.ask(&yielding("big", 9));
+    assert_eq!(actions, []);
+    assert_eq!(desk.unloaded("big"), [load(&live), load(&need("b", 6, Interactive))], "it does not fit beside `asr`");
+    assert_eq!(desk.loaded("asr", None), [grant(speaks, "asr")]);
+    assert_eq!(desk.loaded("b", None), [grant(other, "b")]);
+    let (late, actions) = desk.ask(&need("c", 9, Interactive));
+    assert_eq!(actions, []);
+    assert_eq!(desk.gone(other), []);
+    assert_eq!(desk.gone(speaks), [unload("asr"), unload("b")]);
+    assert_eq!(desk.unloaded("asr"), []);
+    assert_eq!(desk.unloaded("b"), [load(&yielding("big", 9))], "it is as old as before");
+    assert_eq!(desk.loaded("big", None), [grant(again, "big")]);
+    assert_eq!(desk.gone(again), [unload("big")]);
+    assert_eq!(desk.unloaded("big"), [load(&need("c", 9, Interactive))]);
+    assert_eq!(desk.loaded("c", None), [grant(late, "c")]);
+}
+
+#[test]
+fn an_age_from_before_yielding_counts_once_and_not_for_ever() {
+    let mut desk = desk(10);
+    for (pause, credited) in [(Duration::ZERO, true), (RULES.wait, false)] {
+        let batch = desk.held(&yielding("llm", 8));
+        let since = desk.at;
+        let (live, actions) = desk.ask(&need("asr", 4, Live));
+        assert_eq!(actions, [Action::AskToYield(batch)]);
+        assert_eq!(desk.gone(batch), [unload("llm")]);
+        desk.gone(live);
+        desk.at += pause;
+        let (again, _) = desk.ask(&yielding("llm", 8));
+        assert_eq!(desk.plan.line[0].since == since - Duration::from_secs(u64::from(credited)), credited);
+        assert!(desk.plan.yielded.is_empty());
+        let (another, _) = desk.ask(&yielding("llm", 8));
+        assert_eq!(desk.plan.line.iter().find(|it| it.ticket == another).unwrap().since, desk.at);
+        [again, another].into_iter().for_each(|ticket| drop(desk.gone(ticket)));
+        desk.unloaded("llm");
+    }
+}
+
+#[test]
+fn batch_work_that_waits_for_live_work_holds_up_nobody_however_old_it_is() {
+    let mut desk = desk(10);
+    desk.idle(&need("tts", 3, Interactive));
+    let live = desk.held(&need("asr", 4, Live));
+    let (big, actions) = desk.ask(&yielding("big", 10));
+    assert_eq!(actions, []);
+    desk.at += RULES.patience;
+    assert_eq!(desk.step(Event::Tick), []);
+    let (speaks, actions) = desk.ask(&need("tts", 3, Interactive));
+    assert_eq!(actions, [grant(speaks, "tts")]);
+    assert_eq!(desk.gone(live), []);
+    let (waits, actions) = desk.ask(&need("tts", 3, Interactive));
+    assert_eq!(actions, [], "now it waits for interactive work alone, which is younger");
+    assert_eq!(desk.gone(speaks), [unload("asr"), unload("tts")]);
+    desk.unloaded("asr");
+    assert_eq!(desk.unloaded("tts"), [load(&yielding("big", 10))]);
+    assert_eq!(desk.loaded("big", None), [grant(big, "big")]);
+    assert_eq!(desk.gone(big), [unload("big")]);
+    desk.unloaded("big");
+    assert_eq!(desk.loaded("tts", None), [grant(waits, "tts")]);
 }
 
 #[test]
