@@ -7,6 +7,7 @@ mod commands;
 mod states;
 
 use std::{
+    collections::HashSet,
     net::SocketAddr,
     path::PathBuf,
     sync::{Arc, OnceLock, Weak},
@@ -24,7 +25,7 @@ use crate::{
     base::{Error, Result, Shutdown, shutdown::deadline},
     device::Facts,
     engines::{Places, Registry},
-    flow::{Draft, EventType},
+    flow::SessionId,
     jobs::{self, Queue, QueueLimits},
     media::Media,
     publish::{Broker, Hub, Mqtt, MqttStatus, Node},
@@ -108,7 +109,6 @@ impl Running {
         api::may_listen(server.listen, store.has_keys().await?, server.allow_anonymous)?;
         let audio_log = AudioLog::open(&settings.store_dir())?;
         let hub = Hub::new(settings.node.name.as_str().into(), store.clone(), LIVE_EVENTS);
-        end_interrupted(&store, &hub, &audio_log).await?;
         tokio::spawn(prune_daily(store.clone(), settings.store.keep_days, work.clone()));
 
         let registry = Registry::new(&settings, places);
@@ -135,7 +135,11 @@ impl Running {
             rules: speech_rules(&settings.vad),
             max_sessions: settings.audio.max_sessions,
             partial_interval: Duration::from_millis(settings.audio.partial_interval_ms),
+            resume_window: Duration::from_secs(settings.audio.resume_secs),
         }));
+        release_the_ended(&store, &audio_log).await?;
+        // Before anybody can come: a client finds its session as it was.
+        sessions.recover().await?;
 
         // The port is taken before anything is told to anybody, so that a second daemon changes nothing.
         let listener = api::bind(server.listen).await?;
@@ -243,23 +247,11 @@ fn name_the_late(stage: &str, late: &[String]) {
     }
 }
 
-/// Sessions that a killed daemon left open: their clients are gone, so they end now. What was published stays.
-async fn end_interrupted(store: &Store, hub: &Hub, audio_log: &AudioLog) -> Result<()> {
-    for row in store.interrupted().await? {
-        // With what was told of the last take, whose numbers and times must not be given out again.
-        let progress = row.progress();
-        store.session_ended(&row.id, progress).await?;
-        let data = json!({ "duration": progress.duration_secs, "takes": progress.takes, "interrupted": true });
-        let draft = Draft {
-            kind: EventType::SessionEnd,
-            device: row.device.as_str().into(),
-            session: Some(row.id.clone()),
-            data,
-        };
-        hub.publish(draft).await;
-    }
-    // No session is open now, so none needs its audio.
-    audio_log.sessions_on_disk().iter().for_each(|id| audio_log.release(id));
+/// Audio of sessions that are over, whose daemon ended before it was released.
+async fn release_the_ended(store: &Store, audio_log: &AudioLog) -> Result<()> {
+    let open: HashSet<SessionId> = store.left_open().await?.into_iter().map(|row| row.id).collect();
+    let on_disk = audio_log.sessions_on_disk();
+    on_disk.iter().filter(|id| !open.contains(*id)).for_each(|id| audio_log.release(id));
     Ok(())
 }
 

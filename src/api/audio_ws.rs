@@ -20,14 +20,16 @@ use crate::{
         ws::{self, Close, Gone, Message, Socket},
     },
     base::{Error, Kind, Result},
-    flow::{AudioFormat, Encoding, SAMPLE_RATE_HZ, SessionConfig, SessionId, Task},
-    sources::{Input, Opened, Said},
+    flow::{AudioFormat, Encoding, Event, EventType, SAMPLE_RATE_HZ, SessionConfig, SessionId, Task},
+    sources::{Coming, Input, Opened, Said, Told},
 };
 
 /// Languages are codes of two or three letters (`es`, `yue`), perhaps with a region.
 const MAX_LANGUAGE: usize = 12;
 const MAX_DEVICE: usize = 64;
 const MAX_PROMPT: usize = 2_000;
+/// JSON's numbers are exact up to here wherever they are read.
+const MAX_SEQ: u64 = (1 << 53) - 1;
 /// What a client may send, as a hint.
 const KNOWN: &str = "JSON of type config, audio_chunk, end_of_stream or cancel, or binary audio";
 /// A client that only sends nonsense is closed after this many errors in a row.
@@ -80,12 +82,13 @@ async fn configure(
             return Ok(Err(Close::Access));
         };
         let config = match parse(&message?) {
-            Ok(Parsed::Config(config)) => check_config(*config, &context.settings.audio.language),
+            Ok(Parsed::Config(config)) => coming(&config)
+                .and_then(|coming| Ok((check_config(*config, &context.settings.audio.language)?, coming))),
             Ok(_) => Err(Error::invalid("config must be the first message")
                 .hint("send {\"type\":\"config\",\"sample_rate\":16000,\"encoding\":\"pcm16\"} first")),
             Err(error) => Err(error),
         };
-        let config = match config {
+        let (config, coming) = match config {
             Ok(config) => config,
             Err(error) => {
                 wire.fail(socket, &error, false).await?;
@@ -93,8 +96,9 @@ async fn configure(
             }
         };
         wire.session = Some(config.id.clone());
-        match context.sessions.open(config).await {
+        match context.sessions.open(config, coming).await {
             Ok(opened) => {
+                wire.seq = opened.seq;
                 wire.send(socket, config_ack(context, &opened)).await?;
                 return Ok(Ok(opened));
             }
@@ -123,12 +127,14 @@ fn config_ack(context: &Context, opened: &Opened) -> Value {
     let mut ack = json!({
         "type": "config_ack",
         "message": "config received",
-        "resumed": false,
+        "resumed": opened.resumed,
         "received_samples": opened.received_samples,
+        "take_open": opened.take_open,
         "limits": {
             "max_message_bytes": settings.server.max_message.get(),
             "max_segment_secs": settings.vad.max_segment_secs,
             "idle_timeout_secs": settings.server.idle_timeout_secs,
+            "resume_secs": settings.audio.resume_secs,
         },
     });
     if let (Some((_, error)), Value::Object(ack)) = (opened.unavailable.first(), &mut ack) {
@@ -142,10 +148,15 @@ fn config_ack(context: &Context, opened: &Opened) -> Value {
 /// Until the client leaves, a newer one takes over, or the session closes.
 async fn converse(socket: &mut Socket, wire: &mut Wire, opened: Opened) -> Result<(Close, &'static str), Gone> {
     let Opened { input, output, displaced, .. } = opened;
-    tokio::select! {
+    let ended = tokio::select! {
         // Also in the middle of sending: the newer client must not wait for an older one that takes nothing.
-        () = displaced.cancelled() => Ok((Close::Access, "a newer client has taken this session over")),
-        ended = exchange(socket, wire, input, output) => ended,
+        () = displaced.cancelled() => None,
+        ended = exchange(socket, wire, input, output) => Some(ended),
+    };
+    match ended {
+        // The session may have hung up before we saw why.
+        Some(ended) if !displaced.is_cancelled() => ended,
+        _ => Ok((Close::Access, "a newer client has taken this session over")),
     }
 }
 
@@ -153,7 +164,7 @@ async fn exchange(
     socket: &mut Socket,
     wire: &mut Wire,
     input: mpsc::Sender<Input>,
-    mut output: mpsc::Receiver<Said>,
+    mut output: mpsc::Receiver<Told>,
 ) -> Result<(Close, &'static str), Gone> {
     let mut waiting: Option<Input> = None;
     let mut errors = 0;
@@ -161,42 +172,53 @@ async fn exchange(
         tokio::select! {
             // A session that ends takes no more input, but has said its last: that comes first.
             biased;
-            said = output.recv() => match said {
-                Some(Said::Closing) | None => return Ok((Close::Restarting, "the daemon is restarting")),
-                Some(said) => wire.say(socket, said).await?,
+            told = output.recv() => match told {
+                Some(Told { said: Said::Closing, .. }) | None => return Ok((Close::Restarting, "the daemon is restarting")),
+                Some(told) => {
+                    let fatal = matches!(told.said, Said::Failed { fatal: true, .. });
+                    wire.say(socket, told).await?;
+                    if fatal {
+                        return Ok((Close::Access, "too many wrong messages"));
+                    }
+                }
             },
             // While the session has no room the socket is not read: the network holds the client back.
             permit = input.reserve(), if waiting.is_some() => match (permit, waiting.take()) {
                 (Ok(permit), Some(input)) => permit.send(input),
                 _ => return Ok((Close::Restarting, "the session has ended")),
             },
-            message = socket.next(), if waiting.is_none() => match parse(&message?).and_then(to_input) {
-                Ok(input) => {
+            message = socket.next(), if waiting.is_none() => match message.map(|message| parse(&message).and_then(to_input)) {
+                Ok(Ok(input)) => {
                     errors = 0;
                     waiting = Some(input);
                 }
-                Err(error) => {
+                // The session numbers what is said about it too.
+                Ok(Err(error)) => {
                     errors += 1;
-                    let fatal = errors >= MAX_ERRORS;
-                    wire.fail(socket, &error, fatal).await?;
-                    if fatal {
-                        return Ok((Close::Access, "too many wrong messages"));
+                    waiting = Some(Input::Wrong { error, fatal: errors >= MAX_ERRORS });
+                }
+                Err(gone) => {
+                    if gone == Gone::Done {
+                        // A session that takes nothing more has ended by itself.
+                        drop(input.send(Input::Goodbye).await);
                     }
+                    return Err(gone);
                 }
             },
         }
     }
 }
 
-/// Numbers the messages of one connection.
+/// Writes the messages of one connection. The session numbers them; before there is one, they are counted.
 struct Wire {
     session: Option<SessionId>,
     seq: u64,
 }
 
 impl Wire {
-    async fn say(&mut self, socket: &mut Socket, said: Said) -> Result<(), Gone> {
-        let message = match said {
+    async fn say(&mut self, socket: &mut Socket, told: Told) -> Result<(), Gone> {
+        self.seq = told.seq;
+        let message = match told.said {
             Said::Ack { received_samples, chunk_id } => {
                 json!({ "type": "ack", "received_samples": received_samples, "chunk_id": chunk_id })
             }
@@ -208,34 +230,49 @@ impl Wire {
             }),
             Said::Segment(segment) => json!({ "type": "segment_result", "segment": segment }),
             Said::Final(result) => with_type("final_result", json!(result)),
-            Said::Failed(error) => return self.fail(socket, &error, false).await,
+            Said::Again(event) => again(&event),
+            Said::Failed { error, fatal } => self.error(&error, fatal),
             Said::Closing => return Ok(()),
         };
         self.send(socket, message).await
     }
 
+    /// Before there is a session.
     async fn fail(&mut self, socket: &mut Socket, error: &Error, fatal: bool) -> Result<(), Gone> {
+        self.seq += 1;
+        let message = self.error(error, fatal);
+        self.send(socket, message).await
+    }
+
+    fn error(&self, error: &Error, fatal: bool) -> Value {
         if error.kind() == Kind::Internal {
             log::error!(session = self.session.as_ref().map_or("", SessionId::as_str); "{}", error.full());
         }
-        let message = json!({
+        json!({
             "type": "error",
             "code": error.kind().code(),
             "message": told(error),
             "hint": error.hint_text(),
             "fatal": fatal,
-        });
-        self.send(socket, message).await
+        })
     }
 
     async fn send(&mut self, socket: &mut Socket, mut message: Value) -> Result<(), Gone> {
-        self.seq += 1;
         if let Value::Object(fields) = &mut message {
             fields.insert("session_id".to_owned(), json!(self.session));
             fields.insert("seq".to_owned(), json!(self.seq));
         }
         socket.send(message.to_string()).await
     }
+}
+
+/// A result as it was told when it was new.
+fn again(event: &Event) -> Value {
+    let name = match event.kind {
+        EventType::TranscriptFinal => "final_result",
+        _ => "segment_result",
+    };
+    with_type(name, event.data.clone())
 }
 
 fn with_type(name: &str, message: Value) -> Value {
@@ -273,6 +310,9 @@ struct ConfigMessage {
     words: bool,
     prompt: Option<String>,
     task: Option<String>,
+    #[serde(default)]
+    resume: bool,
+    last_seq: Option<u64>,
 }
 
 fn yes() -> bool {
@@ -315,6 +355,17 @@ fn to_input(parsed: Parsed) -> Result<Input> {
                 .hint("open another connection for another session or format"))
         }
     }
+}
+
+fn coming(config: &ConfigMessage) -> Result<Coming> {
+    if config.resume && config.session_id.is_none() {
+        return Err(Error::invalid("resume needs the session_id of the session to go on with"));
+    }
+    if config.last_seq.is_some_and(|seq| seq > MAX_SEQ) {
+        return Err(Error::invalid(format!("last_seq must be at most {MAX_SEQ}"))
+            .hint("give the seq of the last message that came, or leave it out to be told everything again"));
+    }
+    Ok(Coming { resumes: config.resume, last_seq: config.last_seq })
 }
 
 fn check_config(config: ConfigMessage, default_language: &str) -> Result<SessionConfig> {
@@ -377,7 +428,7 @@ mod tests {
 
     fn config(json: &str) -> Result<SessionConfig> {
         match text(json)? {
-            Parsed::Config(config) => check_config(*config, "es"),
+            Parsed::Config(config) => coming(&config).and_then(|_| check_config(*config, "es")),
             _ => panic!("no config"),
         }
     }
@@ -401,6 +452,9 @@ mod tests {
             (r#"{"type":"config","task":"sing"}"#, "sing"),
             (r#"{"type":"config","session_id":"a/b"}"#, "session_id"),
             (r#"{"type":"config","session_id":""}"#, "session_id"),
+            (r#"{"type":"config","resume":true}"#, "session_id"),
+            (r#"{"type":"config","last_seq":-1}"#, "config"),
+            (r#"{"type":"config","last_seq":9007199254740992}"#, "last_seq"),
         ] {
             let error = config(json).unwrap_err();
             assert_eq!(error.kind(), Kind::Invalid);

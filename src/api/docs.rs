@@ -222,16 +222,26 @@ fn vendored(name: &str) -> Result<Bytes, Error> {
 ///
 /// | message | meaning |
 /// |---|---|
-/// | `{"type":"config","session_id","sample_rate":16000,"encoding":"pcm16","language":"es"}` | first. Optional: `channels` 1, `partials` true, `diarize` true, `analyze` true, `words` false, `prompt`, `task`, `device`. Encodings: `pcm16`, `pcm_f32`, `mulaw`, `alaw`, `opus` (one packet a message), and `wav`, `ogg`, `webm`, `flac`, `mp3`, `aac`, `mp4` as a byte stream. 8000 to 48000 Hz. |
+/// | `{"type":"config","session_id","sample_rate":16000,"encoding":"pcm16","language":"es"}` | first. Optional: `channels` 1, `partials` true, `diarize` true, `analyze` true, `words` false, `prompt`, `task`, `device`, `resume` false, `last_seq`. Encodings: `pcm16`, `pcm_f32`, `mulaw`, `alaw`, `opus` (one packet a message), and `wav`, `ogg`, `webm`, `flac`, `mp3`, `aac`, `mp4` as a byte stream. 8000 to 48000 Hz. |
 /// | binary | audio |
 /// | `{"type":"audio_chunk","chunk_id":1,"data_b64":"…"}` | audio in base64 |
 /// | `{"type":"end_of_stream"}` | the take is over: its final result follows; more audio begins a new one |
 /// | `{"type":"cancel"}` | drop this take |
 ///
-/// The server sends, each with `session_id` and a gap-free `seq`: `config_ack` (with `limits`, and `unavailable` tasks),
-/// `ack` (`received_samples` that are durable), `speech` (`state`, `at`), `partial_result` (`text`, `committed`, `segment`,
+/// The server sends, each with `session_id` and a gap-free `seq` that goes on over a session's connections: `config_ack`
+/// (`resumed`, `take_open`, `received_samples`, `limits`, and `unavailable` tasks), `ack` (`received_samples` at 16 kHz that
+/// are durable, and the newest `chunk_id` among them), `speech` (`state`, `at`), `partial_result` (`text`, `committed`, `segment`,
 /// `start`), `segment_result` (`segment`), `final_result` (`text`, `language`, `duration`, `segments`), `session_analysis`,
 /// and `error` (`code`, `message`, `hint`, `fatal`).
+///
+/// Going on after a cut line or a restart of the server, within `limits.resume_secs`: connect with the same `session_id`,
+/// `"resume":true`, and the `last_seq` that came (or none, to be told every result of the session again). If the answer
+/// says `take_open`, send on from sample `received_samples` of the session (containers begin anew), and
+/// `end_of_stream` again if that was sent; else the take is being finished or is over, and its final result comes. Chunks
+/// with a `chunk_id` that is not above the newest received of the take are passed over. `"resumed":false`: the session
+/// was over or unknown, and a new take begins. A connection without `resume` to a session whose take is open waits until
+/// that is finished. The newer of two clients wins; the older is closed with 1008. A client that closes with 1000, or
+/// without a code, is done: its take is finished at once.
 ///
 /// Closing codes: 1000 done, 1001 going away, 1008 access, 1009 message too large, 1011 internal, 1012 restarting, 1013 try
 /// again later.

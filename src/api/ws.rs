@@ -59,7 +59,9 @@ pub(crate) enum Message {
 /// Why there is nothing more to hear.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Gone {
-    /// It closed, or its line broke.
+    /// It closed, and said that it is done (or nothing).
+    Done,
+    /// It closed for another reason, or its line broke: it may come back.
     Left,
     /// It neither spoke nor answered a ping, or took nothing.
     Silent,
@@ -189,7 +191,8 @@ impl Socket {
                         Some(Ok(Frame::Binary(bytes))) => return Ok(Message::Binary(bytes)),
                         Some(Ok(Frame::Ping(_) | Frame::Pong(_) | Frame::Frame(_))) => (),
                         // Its answer is sent by `close`.
-                        Some(Ok(Frame::Close(_))) | None => self.gone = Some(Gone::Left),
+                        Some(Ok(Frame::Close(frame))) => self.gone = Some(Gone::closed(frame.as_ref())),
+                        None => self.gone = Some(Gone::Left),
                         Some(Err(error)) => self.gone = Some(Gone::from(error)),
                     }
                 }
@@ -267,10 +270,18 @@ impl From<tungstenite::Error> for Gone {
 }
 
 impl Gone {
+    /// A page that is reloaded, an app that is put to sleep say 1001.
+    fn closed(frame: Option<&CloseFrame>) -> Gone {
+        match frame.map(|frame| frame.code) {
+            None | Some(CloseCode::Normal | CloseCode::Status) => Gone::Done,
+            Some(_) => Gone::Left,
+        }
+    }
+
     /// How to answer it.
     pub(crate) fn close(self) -> Close {
         match self {
-            Gone::Left => Close::Done,
+            Gone::Done | Gone::Left => Close::Done,
             Gone::Silent => Close::GoingAway,
             Gone::TooLarge => Close::TooLarge,
             Gone::Garbled => Close::Garbled,
@@ -279,7 +290,7 @@ impl Gone {
 
     pub(crate) fn reason(self) -> &'static str {
         match self {
-            Gone::Left => "",
+            Gone::Done | Gone::Left => "",
             Gone::Silent => "no sign of life",
             Gone::TooLarge => "the message is larger than server.max_message",
             Gone::Garbled => "this is not WebSocket, or text that is not UTF-8",

@@ -92,6 +92,25 @@ impl Default for VoiceState {
     }
 }
 
+impl VoiceState {
+    /// To keep it: exactly, since what is heard later depends on every bit.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        self.recurrent.iter().chain(&self.context).flat_map(|number| number.to_le_bytes()).collect()
+    }
+
+    /// `None` if these are not the bytes of one.
+    pub fn from_bytes(bytes: &[u8]) -> Option<VoiceState> {
+        let mut state = VoiceState::default();
+        let (numbers, rest) = bytes.as_chunks::<4>();
+        if numbers.len() != state.recurrent.len() + state.context.len() || !rest.is_empty() {
+            return None;
+        }
+        let slots = state.recurrent.iter_mut().chain(&mut state.context);
+        slots.zip(numbers).for_each(|(slot, number)| *slot = f32::from_le_bytes(*number));
+        Some(state)
+    }
+}
+
 /// One frame of one stream in a batch.
 pub struct VoiceFrame<'a> {
     /// `segment::speech::FRAME` samples.

@@ -39,9 +39,11 @@ impl Default for VoiceLimits {
 
 /// What a stream's sink is told, on the listening thread: it must be quick and must not wait.
 #[derive(Debug)]
-pub enum Heard {
+pub enum Heard<'a> {
     Frame {
         probability: f32,
+        /// What the detector remembers after this frame.
+        state: &'a VoiceState,
     },
     /// The stream has been heard to its end.
     End,
@@ -49,7 +51,7 @@ pub enum Heard {
     Failed(Error),
 }
 
-pub type Sink = Box<dyn FnMut(Heard) + Send>;
+pub type Sink = Box<dyn FnMut(Heard<'_>) + Send>;
 
 /// Cheap to clone; the thread ends when the last clone and the last stream are gone.
 #[derive(Clone)]
@@ -138,9 +140,10 @@ impl Voice {
         Ok(Voice(Arc::new(Room { shared })))
     }
 
-    pub fn open(&self, sink: Sink) -> VoiceStream {
+    /// A stream that goes on from a state; a new one begins with the default.
+    pub fn open(&self, state: VoiceState, sink: Sink) -> VoiceStream {
         lock(&self.0.shared.ready).streams += 1;
-        let desk = Some(Box::new(Desk { state: VoiceState::default(), sink }));
+        let desk = Some(Box::new(Desk { state, sink }));
         let inbox = Inbox { samples: VecDeque::new(), queued: false, ending: false, closed: false, desk };
         let stream = Arc::new(Stream { inbox: Mutex::new(inbox) });
         VoiceStream { stream, room: self.clone() }
@@ -313,7 +316,7 @@ impl<B: Fn() -> Result<Box<dyn VoiceDetector>>> Listener<B> {
     fn deliver(&self, turn: Turn) {
         let Turn { stream, mut desk, last, empty, probability, .. } = turn;
         if !empty {
-            (desk.sink)(Heard::Frame { probability });
+            (desk.sink)(Heard::Frame { probability, state: &desk.state });
         }
         if last {
             (desk.sink)(Heard::End);
@@ -403,20 +406,58 @@ mod tests {
         Rig { voice: Voice::start(VoiceLimits::default(), build).await.unwrap(), largest }
     }
 
-    fn listen(voice: &Voice) -> (VoiceStream, mpsc::Receiver<Heard>) {
-        let (sender, receiver) = mpsc::channel();
-        (voice.open(Box::new(move |heard| sender.send(heard).unwrap_or(()))), receiver)
+    #[derive(Debug)]
+    enum Told {
+        Frame { probability: f32, state: Box<VoiceState> },
+        End,
+        Failed(Error),
     }
 
-    fn hear_all(receiver: &mpsc::Receiver<Heard>) -> Vec<f32> {
-        let mut probabilities = Vec::new();
+    fn listen(voice: &Voice) -> (VoiceStream, mpsc::Receiver<Told>) {
+        listen_from(voice, VoiceState::default())
+    }
+
+    fn listen_from(voice: &Voice, state: VoiceState) -> (VoiceStream, mpsc::Receiver<Told>) {
+        let (sender, receiver) = mpsc::channel();
+        let sink = move |heard: Heard<'_>| {
+            let told = match heard {
+                Heard::Frame { probability, state } => Told::Frame { probability, state: Box::new(state.clone()) },
+                Heard::End => Told::End,
+                Heard::Failed(error) => Told::Failed(error),
+            };
+            sender.send(told).unwrap_or(());
+        };
+        (voice.open(state, Box::new(sink)), receiver)
+    }
+
+    fn hear_all(receiver: &mpsc::Receiver<Told>) -> Vec<f32> {
+        hear_states(receiver).into_iter().map(|(probability, _)| probability).collect()
+    }
+
+    fn hear_states(receiver: &mpsc::Receiver<Told>) -> Vec<(f32, Box<VoiceState>)> {
+        let mut frames = Vec::new();
         loop {
             match receiver.recv_timeout(Duration::from_secs(10)).unwrap() {
-                Heard::Frame { probability } => probabilities.push(probability),
-                Heard::End => return probabilities,
-                Heard::Failed(error) => panic!("{error}"),
+                Told::Frame { probability, state } => frames.push((probability, state)),
+                Told::End => return frames,
+                Told::Failed(error) => panic!("{error}"),
             }
         }
+    }
+
+    #[tokio::test]
+    async fn a_stream_goes_on_from_the_state_that_another_had_reached() {
+        let rig = rig(0).await;
+        let (stream, receiver) = listen(&rig.voice);
+        stream.push(&[1.0; FRAME_LEN * 3]);
+        stream.end();
+        let (_, state) = hear_states(&receiver).pop().unwrap();
+        let kept = VoiceState::from_bytes(&state.to_bytes()).unwrap();
+        let (stream, receiver) = listen_from(&rig.voice, kept);
+        stream.push(&[1.0; FRAME_LEN]);
+        stream.end();
+        assert_eq!(hear_states(&receiver)[0].1.recurrent[0], 4.0);
+        assert!(VoiceState::from_bytes(&[0; 1279]).is_none());
     }
 
     #[tokio::test]
@@ -449,7 +490,7 @@ mod tests {
         let broken = rig(2).await;
         let (stream, receiver) = listen(&broken.voice);
         stream.push(&[1.0; FRAME_LEN]);
-        assert!(matches!(receiver.recv_timeout(Duration::from_secs(10)), Ok(Heard::Failed(_))));
+        assert!(matches!(receiver.recv_timeout(Duration::from_secs(10)), Ok(Told::Failed(_))));
         stream.push(&[1.0; FRAME_LEN * 50]);
         assert_eq!(stream.backlog(), 0, "nobody waits for what nobody hears");
         let (stream, receiver) = listen(&broken.voice);

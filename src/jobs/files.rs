@@ -9,7 +9,7 @@ use tokio::{sync::mpsc, time::timeout};
 use crate::{
     base::{Error, Kind, Result},
     engines::{
-        Asr, Guards, Heard, PieceText, TranscribeAsk, Voice, VoiceStream,
+        Asr, Guards, Heard, PieceText, TranscribeAsk, Voice, VoiceState, VoiceStream,
         longform::{BySpeech, text_segment},
     },
     flow::{Priority, TextSegment, audio::samples_to_secs},
@@ -198,18 +198,26 @@ fn rounded(secs: f64) -> f64 {
 /// A recording's stream to the voice detector, in lockstep: what is handed in is heard before more comes.
 struct Ears {
     stream: VoiceStream,
-    heard: mpsc::Receiver<Heard>,
+    /// The probability of each frame; nothing more after an error.
+    heard: mpsc::Receiver<Result<f32>>,
 }
 
 impl Ears {
     fn open(voice: &Voice) -> Ears {
         // All that is handed in at a time has a place, so that the listening thread never waits.
         let (sink, heard) = mpsc::channel(2 * FRAMES_AT_A_TIME);
-        let stream = voice.open(Box::new(move |it| {
-            if let Err(error) = sink.try_send(it) {
+        let hear = move |heard: Heard<'_>| {
+            let told = match heard {
+                Heard::Frame { probability, .. } => Ok(probability),
+                Heard::Failed(error) => Err(error),
+                // Nobody ends these streams.
+                Heard::End => return,
+            };
+            if let Err(error) = sink.try_send(told) {
                 log::debug!("nobody listens to a recording any more: {error}");
             }
-        }));
+        };
+        let stream = voice.open(VoiceState::default(), Box::new(hear));
         Ears { stream, heard }
     }
 
@@ -220,11 +228,8 @@ impl Ears {
             self.stream.push(chunk);
             for _ in 0..chunk.len() / FRAME_LEN {
                 let late = |_| Error::new(Kind::Timeout, "the voice detector does not answer");
-                match timeout(HEAR_LIMIT, self.heard.recv()).await.map_err(late)? {
-                    Some(Heard::Frame { probability }) => probabilities.push(probability),
-                    Some(Heard::Failed(error)) => return Err(error),
-                    Some(Heard::End) | None => return Err(Error::internal("the voice detector has ended")),
-                }
+                let heard = timeout(HEAR_LIMIT, self.heard.recv()).await.map_err(late)?;
+                probabilities.push(heard.ok_or_else(|| Error::internal("the voice detector has ended"))??);
             }
         }
         Ok(probabilities)

@@ -16,7 +16,7 @@ use ulid::{Generator, Ulid};
 use crate::{
     base::clock,
     flow::{Draft, Event, EventType, SessionId},
-    store::Store,
+    store::{Note, Store},
 };
 
 /// A handle, cheap to clone.
@@ -77,6 +77,11 @@ impl Hub {
     /// Waits for the journal's queue when it is full, within a limit. Dropping the future before it is ready publishes
     /// nothing and leaves no gap.
     pub async fn publish(&self, draft: Draft) -> Arc<Published> {
+        self.publish_with(draft, None).await
+    }
+
+    /// As `publish`; what is noted is committed together with the event, or not at all.
+    pub async fn publish_with(&self, draft: Draft, note: Option<Note>) -> Arc<Published> {
         // Held until the event is in the queue: the order of the numbers is the order of the journal.
         let mut numbers = self.0.numbers.lock().await;
         numbers.forget_the_committed(*self.0.store.committed().borrow());
@@ -100,7 +105,7 @@ impl Hub {
         let published = Arc::new(Published { position: numbers.position + 1, event, json });
 
         let Published { position, event, json } = &*published;
-        let appended = self.0.store.append(*position, Arc::clone(event), Arc::clone(json)).await;
+        let appended = self.0.store.append(*position, Arc::clone(event), Arc::clone(json), note).await;
         numbers.given(*position, event, appended.is_ok());
         if let Err(error) = appended {
             log::error!("{} {} is not in the journal: {}", event.kind.name(), event.id, error.full());
@@ -108,6 +113,14 @@ impl Hub {
         // An error only means that nobody listens.
         drop(self.0.live.send(Arc::clone(&published)));
         published
+    }
+
+    /// A session that was open when the daemon ended goes on: its numbers are kept in memory as after its start.
+    pub async fn go_on(&self, session: &SessionId) {
+        let mut numbers = self.0.numbers.lock().await;
+        let speaker = Some(session.clone());
+        let seq = self.journaled_seq(&speaker).await;
+        numbers.counters.entry(speaker).or_insert(Counter { seq, position: 0, open: true }).open = true;
     }
 
     async fn journaled_seq(&self, speaker: &Speaker) -> u64 {

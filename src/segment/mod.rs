@@ -5,6 +5,6 @@ pub mod speech;
 pub mod tape;
 mod windows;
 
-pub use speech::{Live, Offline, Rules, Span, SpeechEvent};
+pub use speech::{Live, LiveState, Offline, Rules, Span, SpeechEvent};
 pub use tape::Tape;
 pub use windows::{Window, Windows};

@@ -4,6 +4,8 @@
 //! recording and pads its spans; [`Live`] sees one frame at a time, speaks as early as it can, and cuts long speech at
 //! its best pause.
 
+use serde::{Deserialize, Serialize};
+
 use crate::flow::SAMPLE_RATE_HZ;
 
 /// Samples of one frame.
@@ -64,7 +66,7 @@ impl Rules {
 }
 
 /// A stretch of speech in samples, `[start, end)`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Span {
     pub start: u64,
     pub end: u64,
@@ -207,44 +209,71 @@ pub enum SpeechEvent {
 /// One frame at a time.
 pub struct Live {
     rules: Rules,
+    now: LiveState,
+}
+
+/// What the live machine remembers, in samples since the start of the take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct LiveState {
     frames: u64,
     start: Option<u64>,
     quiet_since: Option<u64>,
     longest_pause: Option<Span>,
 }
 
+impl LiveState {
+    /// Samples heard so far.
+    pub fn heard(&self) -> u64 {
+        self.frames * FRAME
+    }
+
+    /// Where the speech that is going on began.
+    pub fn speaking_since(&self) -> Option<u64> {
+        self.start
+    }
+}
+
 impl Live {
     pub fn new(rules: Rules) -> Live {
-        Live { rules, frames: 0, start: None, quiet_since: None, longest_pause: None }
+        Live::resume(rules, LiveState::default())
+    }
+
+    /// Goes on from what it had remembered.
+    pub fn resume(rules: Rules, state: LiveState) -> Live {
+        Live { rules, now: state }
+    }
+
+    pub fn state(&self) -> LiveState {
+        self.now
     }
 
     /// Takes the next frame's probability; says up to two things.
     pub fn push(&mut self, probability: f32, mut say: impl FnMut(SpeechEvent)) {
         // The reference counts the position after the frame.
-        let now = (self.frames + 1) * FRAME;
-        self.frames += 1;
+        let now = (self.now.frames + 1) * FRAME;
+        self.now.frames += 1;
         let loud = probability >= self.rules.threshold;
 
         // 1. Speech goes on after a pause: remember the longest as the place to cut.
-        if loud && let Some(since) = self.quiet_since.take() {
+        if loud && let Some(since) = self.now.quiet_since.take() {
             let pause = Span { start: since, end: now };
-            let best = self.longest_pause.map_or(CUT_SILENCE, |best| best.len());
-            if self.start.is_some() && pause.len() > best {
-                self.longest_pause = Some(pause);
+            let best = self.now.longest_pause.map_or(CUT_SILENCE, |best| best.len());
+            if self.now.start.is_some() && pause.len() > best {
+                self.now.longest_pause = Some(pause);
             }
         }
         // 2. Speech begins.
-        let Some(start) = self.start else {
+        let Some(start) = self.now.start else {
             if loud {
                 let at = now.saturating_sub(self.rules.pad + FRAME);
-                self.start = Some(at);
+                self.now.start = Some(at);
                 say(SpeechEvent::Start { at });
             }
             return;
         };
         // 3. Too long: cut at the longest pause, or here if there was none; they are still speaking.
         if now - start > self.rules.cut_after() {
-            let (end, next) = match self.longest_pause.take() {
+            let (end, next) = match self.now.longest_pause.take() {
                 Some(pause) => {
                     let pad = self.rules.pad.min(pause.len() / 2);
                     (pause.start - FRAME + pad, pause.end - FRAME - pad)
@@ -252,11 +281,11 @@ impl Live {
                 None => (now, now),
             };
             say(SpeechEvent::Segment(Span { start, end }));
-            self.start = Some(next);
+            self.now.start = Some(next);
         }
         // 4. Quiet for long enough: speech ended where the quiet began.
         if probability < self.rules.exit {
-            let since = *self.quiet_since.get_or_insert(now);
+            let since = *self.now.quiet_since.get_or_insert(now);
             if now - since >= self.rules.min_silence {
                 self.end_at(self.end_after(since), &mut say);
             }
@@ -265,15 +294,10 @@ impl Live {
 
     /// The take is over after `total` samples: open speech ends there.
     pub fn finish(&mut self, total: u64, mut say: impl FnMut(SpeechEvent)) {
-        if self.start.is_some() {
-            let end = self.quiet_since.map_or(total, |since| self.end_after(since).min(total));
+        if self.now.start.is_some() {
+            let end = self.now.quiet_since.map_or(total, |since| self.end_after(since).min(total));
             self.end_at(end, &mut say);
         }
-    }
-
-    /// Where the speech that is going on began.
-    pub fn speaking_since(&self) -> Option<u64> {
-        self.start
     }
 
     fn end_after(&self, quiet_since: u64) -> u64 {
@@ -281,7 +305,7 @@ impl Live {
     }
 
     fn end_at(&mut self, end: u64, say: &mut impl FnMut(SpeechEvent)) {
-        if let Some(start) = self.start.take() {
+        if let Some(start) = self.now.start.take() {
             // A click or a cough is voice activity, but nothing to transcribe. The pad at the start is no speech.
             let span = Span { start, end: end.max(start) };
             if span.len() > self.rules.min_speech {
@@ -289,8 +313,8 @@ impl Live {
             }
             say(SpeechEvent::End { at: span.end });
         }
-        self.quiet_since = None;
-        self.longest_pause = None;
+        self.now.quiet_since = None;
+        self.now.longest_pause = None;
     }
 }
 
@@ -406,6 +430,26 @@ mod tests {
         assert!(segments.iter().all(|span| span.len() <= 2 * u64::from(SAMPLE_RATE_HZ)));
         assert!(segments.windows(2).all(|pair| pair[0].end == pair[1].start), "{segments:?}");
         assert_eq!(segments.last().unwrap().end, 310 * FRAME);
+    }
+
+    #[test]
+    fn a_machine_that_goes_on_says_what_the_uninterrupted_one_says() {
+        for case in cases() {
+            let rules = Rules::new(0.5, 0.15, 250, 300, 30).max_speech_secs(3.0);
+            let probabilities = probabilities(&case);
+            let (_, whole) = live_segments(rules, &probabilities);
+            for cut in (0..probabilities.len()).step_by(7) {
+                let mut said = Vec::new();
+                let (before, after) = probabilities.split_at(cut);
+                let mut live = Live::new(rules);
+                before.iter().for_each(|it| live.push(*it, |event| said.push(event)));
+                let kept = serde_json::to_string(&live.state()).unwrap();
+                let mut live = Live::resume(rules, serde_json::from_str(&kept).unwrap());
+                after.iter().for_each(|it| live.push(*it, |event| said.push(event)));
+                live.finish(probabilities.len() as u64 * FRAME, |event| said.push(event));
+                assert_eq!(said, whole, "cut at {cut}");
+            }
+        }
     }
 
     #[test]

@@ -14,6 +14,11 @@ pub struct Tape {
 const STRIDE: usize = 16_000;
 
 impl Tape {
+    /// Of a stream that goes on with that sample.
+    pub fn from(first: u64) -> Tape {
+        Tape { samples: Vec::new(), first }
+    }
+
     pub fn push(&mut self, samples: &[f32]) {
         self.samples.extend_from_slice(samples);
     }

@@ -74,6 +74,7 @@ const RULES: &[(&str, Rule)] = &[
     ("audio.max_sessions", Rule::Whole(1..=100_000)),
     ("audio.max_pipelines", Rule::Whole(1..=10_000)),
     ("audio.partial_interval_ms", Rule::Whole(50..=60_000)),
+    ("audio.resume_secs", Rule::Whole(0..=604_800)),
     ("vision.max_pixels", Rule::Whole(1..=1_000_000_000)),
     ("vision.max_side", Rule::Whole(16..=16_384)),
     ("vad.threshold", Rule::Number(0.0..=1.0)),

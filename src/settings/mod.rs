@@ -97,6 +97,7 @@ pub struct Audio {
     pub max_sessions: usize,
     pub max_pipelines: usize,
     pub partial_interval_ms: u64,
+    pub resume_secs: u64,
 }
 
 #[derive(Debug, Clone, Deserialize)]

@@ -33,11 +33,24 @@ impl Acks {
         self.pending.back().map(|(ticket, _)| *ticket)
     }
 
-    /// Everything up to this ticket is on disk.
-    pub(super) fn reached(&mut self, ticket: u64) {
+    /// Everything up to this ticket is on disk. Returns what that is, if it is more than before.
+    pub(super) fn reached(&mut self, ticket: u64) -> Option<Ack> {
+        let mut newest = None;
         while let Some((_, ack)) = self.pending.pop_front_if(|(pending, _)| *pending <= ticket) {
-            self.durable = Some(ack);
+            newest = Some(ack);
         }
+        self.durable = newest.or(self.durable);
+        newest
+    }
+
+    /// What is not on disk by now is not waited for.
+    pub(super) fn give_up(&mut self) {
+        self.pending.clear();
+    }
+
+    /// A new client is told otherwise what is on disk by now.
+    pub(super) fn reconnect(&mut self) {
+        self.durable = None;
     }
 
     /// When the next ack may be said, if there is one.

@@ -1,8 +1,20 @@
 //! What arrives. A session's audio, pushed by a client, goes from here through media and the voice detector to jobs,
 //! and what comes of it to the client and to everybody (`publish`).
+//!
+//! - `sessions`: who is live, and the way in; `task`: one session's life, which carries out what `course` decides
+//! - `intake`, `line`: from and to its client; `acks`, `chunks`: what it may forget, what comes twice
+//! - `take`: segments and their texts; `ears`: what is heard of it; `marks`: where its audio stands
+//! - `kept`, `recovery`: how a session goes on after a crash
 
 mod acks;
+mod chunks;
+mod course;
 mod ears;
+mod intake;
+mod kept;
+mod line;
+mod marks;
+mod recovery;
 mod sessions;
 mod take;
 mod task;
@@ -14,13 +26,13 @@ use bytes::Bytes;
 use crate::{
     base::{Error, Shutdown},
     engines::Registry,
-    flow::{Task, TextSegment},
+    flow::{Event, Task, TextSegment},
     jobs::Queue,
     media::Media,
     publish::Hub,
     segment::Rules,
     settings,
-    store::{AudioLog, Store},
+    store::{AudioLog, Seen, Store},
 };
 
 pub use sessions::{Opened, Sessions};
@@ -37,6 +49,8 @@ pub struct Services {
     pub rules: Rules,
     pub max_sessions: usize,
     pub partial_interval: Duration,
+    /// A client that was cut off may come back this long; zero: not at all.
+    pub resume_window: Duration,
 }
 
 /// What a client sends.
@@ -50,6 +64,40 @@ pub enum Input {
     End,
     /// Drop this take.
     Cancel,
+    /// A message that means nothing; its sender is told so, and is closed if that is `fatal`.
+    Wrong {
+        error: Error,
+        fatal: bool,
+    },
+    /// The client is done and leaves. Without it, a client that is gone may come back.
+    Goodbye,
+}
+
+/// How a client comes to a session.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Coming {
+    /// It wants to go on where it was cut off.
+    pub resumes: bool,
+    /// The number of the last message that it has seen.
+    pub last_seq: Option<u64>,
+}
+
+impl Coming {
+    /// The results that it does not want to be told again.
+    fn seen(&self) -> Seen {
+        match (self.resumes, self.last_seq) {
+            (false, _) => Seen::Everything,
+            (true, Some(seq)) => Seen::UpTo(seq),
+            (true, None) => Seen::Nothing,
+        }
+    }
+}
+
+/// A message to its client. Numbers are without a gap on each connection, and go on over all of them.
+#[derive(Debug)]
+pub struct Told {
+    pub seq: u64,
+    pub said: Said,
 }
 
 /// What its client is told.
@@ -72,8 +120,14 @@ pub enum Said {
     },
     Segment(TextSegment),
     Final(FinalResult),
-    /// Something went wrong with what was sent, or on our side; the session goes on.
-    Failed(Error),
+    /// A result that the client may not have seen, as its event has it.
+    Again(Arc<Event>),
+    /// Something went wrong with what was sent, or on our side. The session goes on, but the client is to be closed if
+    /// that is `fatal`.
+    Failed {
+        error: Error,
+        fatal: bool,
+    },
     /// The daemon is going down; nothing follows.
     Closing,
 }

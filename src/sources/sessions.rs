@@ -1,4 +1,4 @@
-//! The live sessions: how many there may be, and that a session has one client at a time.
+//! The live sessions: how many there may be, and the way in. A session has one client at a time, or none for a while.
 
 use std::{
     collections::HashMap,
@@ -7,16 +7,22 @@ use std::{
 };
 
 use serde_json::json;
-use tokio::sync::mpsc;
+use tokio::{
+    sync::{Semaphore, mpsc, oneshot},
+    time::{Instant, timeout_at},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     base::{Error, Kind, Result, lock},
     flow::{Draft, EventType, SessionConfig, SessionId, Task},
     sources::{
-        Input, Said, SharedServices,
-        task::{SessionTask, Timeline},
+        Coming, Input, SharedServices, Told,
+        course::Course,
+        recovery,
+        task::{Admitted, Arriving, Beginning, SessionTask, Timeline},
     },
+    store::SessionState,
     telemetry::events::{SessionsLive, emit},
 };
 
@@ -24,8 +30,12 @@ use crate::{
 const INPUT_QUEUE: usize = 8;
 /// Messages that a client may be behind us.
 const OUTPUT_QUEUE: usize = 64;
-/// An older client of the same session has this long to be put down.
+/// Clients of one session that may stand at its door; all but the newest are put down anyway.
+const DOOR: usize = 4;
+/// A client has this long to be let in: one that does not resume waits until the older one's take is finished.
 const HAND_OVER: Duration = Duration::from_secs(10);
+/// Sessions of an earlier daemon that are looked at at a time.
+const LOOKED_AT: usize = 4;
 
 /// Cheap to clone.
 #[derive(Clone)]
@@ -34,22 +44,29 @@ pub struct Sessions {
     live: Arc<Mutex<HashMap<SessionId, Live>>>,
 }
 
-#[derive(Clone)]
 struct Live {
+    door: mpsc::Sender<Box<Arriving>>,
+    /// Of the newest client.
     displaced: CancellationToken,
     gone: CancellationToken,
 }
 
-/// A session, as its client's connection holds it. Dropping `input` finishes the take and the session.
+/// A session, as its client's connection holds it. Dropping `input` without a goodbye leaves the session open for a while.
 pub struct Opened {
     pub input: mpsc::Sender<Input>,
-    pub output: mpsc::Receiver<Said>,
+    pub output: mpsc::Receiver<Told>,
     /// Cancelled when a newer client has taken the session over.
     pub displaced: CancellationToken,
     /// Tasks that cannot be served now, and why.
     pub unavailable: Vec<(Task, Error)>,
-    /// Samples of the session that are on disk from earlier takes.
+    /// It goes on where it was cut off.
+    pub resumed: bool,
+    /// Its take is open: audio goes on in it.
+    pub take_open: bool,
+    /// Samples of the session that are on disk.
     pub received_samples: u64,
+    /// The number of the first message to the client.
+    pub seq: u64,
 }
 
 impl Sessions {
@@ -61,82 +78,191 @@ impl Sessions {
         self.lock().len()
     }
 
-    /// Begins or takes over a session.
-    pub async fn open(&self, config: SessionConfig) -> Result<Opened> {
+    /// Begins a session, goes on with it, or takes it over.
+    pub async fn open(&self, config: SessionConfig, coming: Coming) -> Result<Opened> {
         let services = &self.services;
         if services.shutdown.started() {
             return Err(Error::new(Kind::Busy, "the daemon is going down").hint("reconnect in a few seconds"));
         }
-        let live = self.enter(&config.id).await?;
-        let guard = Entered { sessions: self.clone(), id: config.id.clone(), gone: live.gone };
-        let voice = services.registry.voice().await?;
-        // The format is tried before anything is written, so that a wrong one leaves no trace.
-        let decoder = services.media.audio_decoder(config.format).await?;
-        let mut unavailable = Vec::new();
-        if let Err(error) = services.registry.installed(Task::Transcribe) {
-            unavailable.push((Task::Transcribe, error));
-        }
-        let row = services.store.session_opened(&config.id, &config.device, &config.language).await?;
-        let timeline = Timeline::of(&row);
-        let received_samples = timeline.samples;
-        services
-            .hub
-            .publish(Draft {
-                kind: EventType::SessionStart,
-                device: config.device.as_str().into(),
-                session: Some(config.id.clone()),
-                data: json!({
-                    "language": config.language,
-                    "encoding": config.format.encoding.name(),
-                    "sample_rate": config.format.sample_rate,
-                    "take": row.takes + 1,
-                }),
-            })
-            .await;
-        let (input, inbox) = mpsc::channel(INPUT_QUEUE);
-        let (outbox, output) = mpsc::channel(OUTPUT_QUEUE);
-        let task = SessionTask::new(Arc::clone(services), config, voice, timeline, inbox, outbox);
-        let transcribes = unavailable.is_empty();
-        let busy = services.shutdown.busy("session");
-        tokio::spawn(async move {
-            task.run(decoder, transcribes).await;
-            drop(guard);
-            drop(busy);
-        });
-        Ok(Opened { input, output, displaced: live.displaced, unavailable, received_samples })
-    }
-
-    /// Takes a place for the session; an older client of it is put down first.
-    async fn enter(&self, id: &SessionId) -> Result<Live> {
-        let deadline = tokio::time::Instant::now() + HAND_OVER;
+        let deadline = Instant::now() + HAND_OVER;
         loop {
-            let older = {
-                let mut live = self.lock();
-                match live.get(id) {
-                    Some(older) => older.clone(),
-                    None if live.len() >= self.services.max_sessions => {
-                        return Err(Error::new(Kind::Busy, format!("{} sessions are live already", live.len()))
-                            .hint("audio.max_sessions sets the limit; try again when one has ended"));
-                    }
-                    None => {
-                        let entered = Live { displaced: CancellationToken::new(), gone: CancellationToken::new() };
-                        live.insert(id.clone(), entered.clone());
-                        emit(SessionsLive { count: live.len() });
-                        return Ok(entered);
-                    }
-                }
+            // Tried before anything is done, so that a wrong format leaves no trace.
+            let decoder = services.media.audio_decoder(config.format).await?;
+            let mut unavailable = Vec::new();
+            if let Err(error) = services.registry.installed(Task::Transcribe) {
+                unavailable.push((Task::Transcribe, error));
+            }
+            let way_in = self.way_in(&config).await?;
+            let (input, inbox) = mpsc::channel(INPUT_QUEUE);
+            let (outbox, output) = mpsc::channel(OUTPUT_QUEUE);
+            let (reply, answer) = oneshot::channel();
+            let arriving = Arriving {
+                config: config.clone(),
+                coming,
+                transcribes: unavailable.is_empty(),
+                decoder,
+                input: inbox,
+                output: outbox,
+                reply,
             };
-            older.displaced.cancel();
-            if tokio::time::timeout_at(deadline, older.gone.cancelled()).await.is_err() {
-                return Err(Error::new(Kind::Busy, "the session's older client is still being finished")
-                    .hint("try again in a few seconds"));
+            let knocked = async {
+                way_in.door.send(Box::new(arriving)).await.ok()?;
+                answer.await.ok()
+            };
+            match timeout_at(deadline, knocked).await {
+                Ok(Some(admitted)) => {
+                    let Admitted { resumed, received_samples, take_open, seq } = admitted?;
+                    let displaced = way_in.displaced;
+                    return Ok(Opened {
+                        input,
+                        output,
+                        displaced,
+                        unavailable,
+                        resumed,
+                        take_open,
+                        received_samples,
+                        seq,
+                    });
+                }
+                Ok(None) if way_in.displaced.is_cancelled() => {
+                    return Err(Error::new(Kind::Busy, "a newer client has taken this session over"));
+                }
+                // It has ended just now: it begins again.
+                Ok(None) if timeout_at(deadline, way_in.gone.cancelled()).await.is_ok() => {}
+                Ok(None) | Err(_) => {
+                    return Err(Error::new(Kind::Busy, "the session's older client is still being finished")
+                        .hint("try again in a few seconds"));
+                }
             }
         }
+    }
+
+    /// Sessions that an earlier daemon left open go on: each waits for its client as if that had just been cut off.
+    pub async fn recover(&self) -> Result<()> {
+        let turns = Arc::new(Semaphore::new(LOOKED_AT));
+        for row in self.services.store.left_open().await? {
+            let Some((entered, door)) = self.enter(&row.id) else { continue };
+            let (sessions, turns) = (self.clone(), Arc::clone(&turns));
+            tokio::spawn(async move {
+                let turn = turns.acquire_owned().await;
+                match sessions.beginning(&row.id, None, door).await {
+                    Ok(beginning) => {
+                        drop(turn);
+                        sessions.run(beginning, entered).await;
+                    }
+                    // It stays open in the store, with its audio: its client, or the next start, tries again.
+                    Err(error) => log::error!(session = row.id.as_str(); "cannot go on: {}", error.full()),
+                }
+            });
+        }
+        Ok(())
+    }
+
+    /// The door of a session that is live, or of one that begins now. The client before is put down.
+    async fn way_in(&self, config: &SessionConfig) -> Result<WayIn> {
+        let (entered, door, way_in) = {
+            let mut live = self.lock();
+            if let Some(live) = live.get_mut(&config.id) {
+                let displaced = CancellationToken::new();
+                std::mem::replace(&mut live.displaced, displaced.clone()).cancel();
+                return Ok(WayIn { door: live.door.clone(), displaced, gone: live.gone.clone() });
+            }
+            if live.len() >= self.services.max_sessions {
+                return Err(Error::new(Kind::Busy, format!("{} sessions are live already", live.len()))
+                    .hint("audio.max_sessions sets the limit; try again when one has ended"));
+            }
+            self.put(&mut live, &config.id)
+        };
+        let beginning = self.beginning(&config.id, Some(config), door).await?;
+        tokio::spawn({
+            let sessions = self.clone();
+            async move { sessions.run(beginning, entered).await }
+        });
+        Ok(way_in)
+    }
+
+    async fn run(&self, beginning: Beginning, entered: Entered) {
+        let busy = self.services.shutdown.busy("session");
+        SessionTask::new(Arc::clone(&self.services), beginning).run().await;
+        drop(entered);
+        drop(busy);
+    }
+
+    /// What its task begins with: what was left of it, or nothing.
+    async fn beginning(
+        &self,
+        id: &SessionId,
+        config: Option<&SessionConfig>,
+        door: mpsc::Receiver<Box<Arriving>>,
+    ) -> Result<Beginning> {
+        let services = &self.services;
+        let voice = services.registry.voice().await?;
+        let resumable = !services.resume_window.is_zero();
+        let transcribes = services.registry.installed(Task::Transcribe).is_ok();
+        let row = services.store.session(id).await?.filter(|row| row.state == SessionState::Open);
+        match (row, config) {
+            (Some(row), _) => {
+                services.hub.go_on(id).await;
+                let found = recovery::look(services, row).await?;
+                let course = Course::left_open(resumable, found.stage());
+                let recovery::Found { config, timeline, left } = found;
+                Ok(Beginning { config, voice, transcribes, course, timeline, left, door })
+            }
+            (None, Some(config)) => {
+                let timeline = self.announce(config).await?;
+                let (config, course) = (config.clone(), Course::new(resumable));
+                Ok(Beginning { config, voice, transcribes, course, timeline, left: None, door })
+            }
+            (None, None) => Err(Error::internal("the session has ended meanwhile")),
+        }
+    }
+
+    async fn announce(&self, config: &SessionConfig) -> Result<Timeline> {
+        let row = self.services.store.session_opened(&config.id, &config.device, &config.language).await?;
+        let data = json!({
+            "language": config.language,
+            "encoding": config.format.encoding.name(),
+            "sample_rate": config.format.sample_rate,
+            "take": row.takes + 1,
+        });
+        let (kind, device) = (EventType::SessionStart, config.device.as_str().into());
+        self.services.hub.publish(Draft { kind, device, session: Some(config.id.clone()), data }).await;
+        Ok(Timeline::of(&row))
+    }
+
+    /// A place for a session that is not live; it takes one beyond the limit, if need be.
+    fn enter(&self, id: &SessionId) -> Option<(Entered, mpsc::Receiver<Box<Arriving>>)> {
+        let mut live = self.lock();
+        if live.contains_key(id) {
+            return None;
+        }
+        let (entered, door, _) = self.put(&mut live, id);
+        Some((entered, door))
+    }
+
+    fn put(
+        &self,
+        live: &mut HashMap<SessionId, Live>,
+        id: &SessionId,
+    ) -> (Entered, mpsc::Receiver<Box<Arriving>>, WayIn) {
+        let (sender, door) = mpsc::channel(DOOR);
+        let way_in = WayIn { door: sender, displaced: CancellationToken::new(), gone: CancellationToken::new() };
+        let WayIn { door: sender, displaced, gone } = way_in.clone();
+        live.insert(id.clone(), Live { door: sender, displaced, gone: gone.clone() });
+        emit(SessionsLive { count: live.len() });
+        (Entered { sessions: self.clone(), id: id.clone(), gone }, door, way_in)
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<SessionId, Live>> {
         lock(&self.live)
     }
+}
+
+#[derive(Clone)]
+struct WayIn {
+    door: mpsc::Sender<Box<Arriving>>,
+    displaced: CancellationToken,
+    gone: CancellationToken,
 }
 
 /// Gives the place back, also when opening fails half-way.

@@ -1,33 +1,44 @@
-//! A session's task: takes one after another, each from its client's chunks to its final result. One loop that never
-//! waits for one thing alone, so that results go out while audio comes in, and a full stage only holds back its client.
+//! A session's task: serves one client after another, and one take after another, each from its first chunk to its final
+//! result. Carries out what `course` decides, in one loop that never waits for one thing alone, so that results go out
+//! while audio comes in, and a full stage only holds back its client.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures_util::StreamExt;
 use serde_json::json;
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     time::{Instant, sleep_until},
 };
 
 use crate::{
     base::{Error, Kind, Result},
-    engines::{Asr, Voice, transcript},
-    flow::{Draft, EventType, SAMPLE_RATE_HZ, SessionConfig, Task, TextSegment, Transcript, audio::samples_to_secs},
-    jobs::Answer,
+    engines::Voice,
+    flow::{Draft, EventType, SAMPLE_RATE_HZ, SessionConfig, Task, TextSegment, audio::samples_to_secs},
     media::AudioDecoder,
     publish::Published,
     sources::{
-        FinalResult, Input, Said, SharedServices,
+        Coming, FinalResult, Input, Said, SharedServices, Told,
         acks::{Ack, Acks},
-        take::{DRAIN_LIMIT, News, Take, TakeParts},
+        chunks::Chunks,
+        course::{Course, Duty, Happening},
+        intake::{Arrival, Intake},
+        line::Line,
+        recovery::{Left, Replay},
+        take::{News, Take, TakeParts, TakeStep},
     },
-    store::{Progress, SessionRow},
+    store::{Note, Progress, SessionRow},
     telemetry::events::{ChunkReceived, DecoderFailed, SamplesDecoded, SegmentCut, emit},
 };
 
-/// Where a session stands when a client comes to it.
+/// The decoder's rest and the last frames come within this, or the take is given up.
+const DRAIN_LIMIT: Duration = Duration::from_secs(15);
+/// Who comes back waits this long at most for what it had sent to be on disk; beyond it, it sends that again.
+const DURABLE_LIMIT: Duration = Duration::from_secs(5);
+/// Results that a client has missed are read from the journal so many at a time.
+const PAGE: usize = 200;
+
+/// How far a session had come when its last take was over.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Timeline {
     pub(super) takes: u64,
@@ -47,363 +58,592 @@ impl Timeline {
     }
 }
 
+/// A client at the door.
+pub(super) struct Arriving {
+    pub(super) config: SessionConfig,
+    pub(super) coming: Coming,
+    pub(super) transcribes: bool,
+    /// For its first take, or for the one that it goes on with.
+    pub(super) decoder: AudioDecoder,
+    pub(super) input: mpsc::Receiver<Input>,
+    pub(super) output: mpsc::Sender<Told>,
+    /// Closed: it has not waited.
+    pub(super) reply: oneshot::Sender<Result<Admitted>>,
+}
+
+/// What a client that is let in is told.
+#[derive(Debug)]
+pub(super) struct Admitted {
+    pub(super) resumed: bool,
+    pub(super) received_samples: u64,
+    pub(super) take_open: bool,
+    pub(super) seq: u64,
+}
+
 pub(super) struct SessionTask {
     services: SharedServices,
     config: SessionConfig,
     voice: Voice,
+    transcribes: bool,
+    course: Course,
     timeline: Timeline,
-    input: mpsc::Receiver<Input>,
-    output: mpsc::Sender<Said>,
+    take: Option<Take>,
+    /// What the take has to hear again before anything new.
+    replay: Option<Replay>,
+    door: mpsc::Receiver<Box<Arriving>>,
+    /// The newest client at the door.
+    arriving: Option<Box<Arriving>>,
+    intake: Intake,
+    line: Line,
+    chunks: Chunks,
     acks: Acks,
-    /// The newest chunk that was decoded, for encodings where a chunk is its samples.
-    chunk_id: Option<u64>,
+    durable: watch::Receiver<u64>,
+    /// 16 kHz samples of the session that are on disk.
+    durable_samples: u64,
+    /// What comes belongs to a take that has no decoder (all pipelines are taken) and is given up whole: one that were
+    /// free a moment later would begin in the middle of it.
+    passes_over: bool,
+    /// The client says goodbye.
+    goodbye: bool,
     /// The disk failed: said once, not with every chunk.
     disk_failed: bool,
+    /// The client may come back until then.
+    awaited_until: Option<Instant>,
+    /// What is left of the take that is being finished is given up then.
+    finish_by: Option<Instant>,
+    stopping: bool,
 }
 
-/// One thing that happened to a take.
+/// What a session's task begins with.
+pub(super) struct Beginning {
+    pub(super) config: SessionConfig,
+    pub(super) voice: Voice,
+    pub(super) transcribes: bool,
+    pub(super) course: Course,
+    pub(super) timeline: Timeline,
+    /// The take that an earlier daemon left open.
+    pub(super) left: Option<Left>,
+    pub(super) door: mpsc::Receiver<Box<Arriving>>,
+}
+
+/// One thing that happened to a session.
 enum Step {
-    Input(Option<Input>),
-    Pushed(Result<()>),
-    Samples(Option<Result<Vec<f32>>>),
-    News,
-    Final((TextSegment, Option<Error>)),
-    Partial(Option<Transcript>),
-    PartialDue,
+    Stop,
+    Came(Option<Box<Arriving>>),
+    Take(TakeStep),
+    Replayed(Vec<f32>),
+    Arrived(Arrival),
     Durable,
     AckDue,
-    Stop,
+    WindowOver,
+    /// The take is not finished in time.
+    Late,
 }
 
-/// How a take's loop ended.
-enum TakeEnd {
-    /// Finish it: the rest is decoded, heard and transcribed.
-    Finish {
-        last: bool,
-    },
-    Cancelled,
-}
+/// Whether the session is over for this task.
+type Over = bool;
 
 impl SessionTask {
-    pub(super) fn new(
-        services: SharedServices,
-        config: SessionConfig,
-        voice: Voice,
-        timeline: Timeline,
-        input: mpsc::Receiver<Input>,
-        output: mpsc::Sender<Said>,
-    ) -> SessionTask {
-        SessionTask {
+    pub(super) fn new(services: SharedServices, beginning: Beginning) -> SessionTask {
+        let Beginning { config, voice, transcribes, course, timeline, left, door } = beginning;
+        let mut task = SessionTask {
+            durable: services.audio_log.durable(),
+            // Whoever was cut off by the end of the daemon has the whole window from its start on.
+            awaited_until: Instant::now().checked_add(services.resume_window),
             services,
             config,
             voice,
-            timeline,
-            input,
-            output,
-            acks: Acks::default(),
-            chunk_id: None,
-            disk_failed: false,
-        }
-    }
-
-    /// Serves the client until it leaves or the daemon stops; then the session is over.
-    pub(super) async fn run(mut self, first_decoder: AudioDecoder, transcribes: bool) {
-        let mut decoder = Some(first_decoder);
-        let mut last = false;
-        while !last {
-            // The next take begins with its first chunk.
-            let Some(first) = self.first_chunk(transcribes).await else { break };
-            let made = match decoder.take() {
-                Some(decoder) => Ok(decoder),
-                None => self.services.media.audio_decoder(self.config.format).await,
-            };
-            let mut take = match made {
-                Ok(decoder) => self.begin_take(decoder, transcribes),
-                Err(error) => {
-                    self.say(Said::Failed(error)).await;
-                    self.pass_over_take(transcribes).await;
-                    continue;
-                }
-            };
-            match self.run_take(&mut take, first).await {
-                TakeEnd::Finish { last: is_last } => {
-                    last = is_last;
-                    self.finish_take(take, transcribes).await;
-                }
-                TakeEnd::Cancelled => {
-                    self.fall_silent(&mut take).await;
-                    self.close_take(take.samples(), take.next_segment()).await;
-                }
-            }
-        }
-        self.end_session().await;
-    }
-
-    async fn first_chunk(&mut self, transcribes: bool) -> Option<Input> {
-        loop {
-            let input = tokio::select! {
-                input = self.input.recv() => input?,
-                () = self.services.shutdown.wait() => return None,
-            };
-            match input {
-                Input::Audio { .. } => return Some(input),
-                Input::End => self.say_empty(transcribes).await,
-                Input::Cancel => {}
-            }
-        }
-    }
-
-    /// A take without a decoder (all pipelines are taken) is given up whole: one that were free a moment later would
-    /// begin in the middle of it.
-    async fn pass_over_take(&mut self, transcribes: bool) {
-        loop {
-            let input = tokio::select! {
-                input = self.input.recv() => input,
-                () = self.services.shutdown.wait() => None,
-            };
-            match input {
-                Some(Input::Audio { .. }) => {}
-                Some(Input::End) => return self.say_empty(transcribes).await,
-                Some(Input::Cancel) | None => return,
-            }
-        }
-    }
-
-    /// The result of a take that held nothing.
-    async fn say_empty(&mut self, transcribes: bool) {
-        let result = final_result(Vec::new(), 0, &self.config, transcribes);
-        self.say(Said::Final(result)).await;
-    }
-
-    fn begin_take(&mut self, decoder: AudioDecoder, transcribes: bool) -> Take {
-        self.timeline.takes += 1;
-        Take::new(TakeParts {
-            decoder,
-            voice: &self.voice,
-            rules: self.services.rules,
             transcribes,
-            partial_interval: self.config.partials.then_some(self.services.partial_interval),
-            offset: self.timeline.samples,
-            next_segment: self.timeline.next_segment,
-        })
+            course,
+            durable_samples: timeline.samples,
+            timeline,
+            take: None,
+            replay: None,
+            door,
+            arriving: None,
+            intake: Intake::default(),
+            line: Line::default(),
+            chunks: Chunks::default(),
+            acks: Acks::default(),
+            passes_over: false,
+            goodbye: false,
+            disk_failed: false,
+            finish_by: None,
+            stopping: false,
+        };
+        if let Some(left) = left {
+            task.go_on(left);
+        }
+        task
     }
 
-    /// Until the client ends the take, drops it, or is gone.
-    async fn run_take(&mut self, take: &mut Take, first: Input) -> TakeEnd {
-        let mut durable = self.services.audio_log.durable();
-        let mut pushing = None;
-        let mut step = Step::Input(Some(first));
+    fn go_on(&mut self, left: Left) {
+        let Left { state, detector, marks, told, replay, chunk_id } = left;
+        self.timeline.takes += 1;
+        self.durable_samples += marks.journaled_to();
+        self.chunks = Chunks::resumed(chunk_id);
+        self.take = Some(Take::resume(self.take_parts(), state, detector, marks, told));
+        self.replay = Some(replay);
+    }
+
+    /// Until the session is over, or the daemon stops.
+    pub(super) async fn run(mut self) {
         loop {
-            match step {
-                Step::Input(Some(Input::Audio { data, chunk_id })) => {
-                    emit(ChunkReceived { bytes: data.len() });
-                    // A chunk is its samples only where nothing is decoded.
-                    self.chunk_id = chunk_id.filter(|_| self.config.format.is_direct());
-                    pushing = Some(data);
-                }
-                Step::Input(Some(Input::Cancel)) => return TakeEnd::Cancelled,
-                Step::Input(Some(Input::End)) => return TakeEnd::Finish { last: false },
-                Step::Input(None) | Step::Stop => return TakeEnd::Finish { last: true },
-                Step::Pushed(Ok(())) => pushing = None,
-                Step::Pushed(Err(error)) => {
-                    pushing = None;
-                    self.say(Said::Failed(error)).await;
-                }
-                Step::Samples(Some(Ok(samples))) => self.listen(take, samples).await,
-                Step::Samples(Some(Err(error))) => self.break_off(take, error).await,
-                // A container may say itself that it is complete; what follows it is not part of the take.
-                Step::Samples(None) => take.broken = true,
-                Step::News => {
-                    self.hear(take).await;
-                    if let Err(error) = take.ears.ended() {
-                        self.break_off(take, error).await;
-                    }
-                }
-                Step::Final((segment, error)) => self.tell(take, News::Segment(segment, error)).await,
-                Step::Partial(transcript) => {
-                    if let Some(news) = take.partial_news(transcript) {
-                        self.tell(take, news).await;
-                    }
-                }
-                Step::PartialDue => take.ask_partial(&self.services.queue, &self.config),
-                Step::Durable => self.acks.reached(*durable.borrow_and_update()),
-                Step::AckDue => self.say_ack().await,
+            let step = self.step().await;
+            if self.carry_on(step).await || self.settle().await {
+                return;
             }
-            if take.broken {
-                pushing = None;
-            }
-            step = self.step(take, &pushing, &mut durable).await;
         }
     }
 
     /// What happens next. Every wait here can be given up without loss.
-    async fn step(&mut self, take: &mut Take, pushing: &Option<Bytes>, durable: &mut watch::Receiver<u64>) -> Step {
-        let room = take.has_room();
-        let partial_due = take.partial_due();
+    async fn step(&mut self) -> Step {
+        // A take that is being finished, or whose client is gone, is heard as fast as can be: there is nobody to be held
+        // back.
+        let live = self.course.take_is_open() && self.course.has_client();
+        let room = self.take.as_ref().is_none_or(|take| if live { take.has_room() } else { take.keeps_up() });
+        let replays = self.replay.is_some();
+        let listens = self.course.listens() && !replays && room;
+        let waits_for_disk = self.acks.newest_ticket().is_some();
         let ack_due = self.acks.due_at();
-        let Take { decoder, ears, finals, partial, broken, .. } = take;
+        let SessionTask { services, door, take, replay, intake, durable, awaited_until, finish_by, stopping, .. } =
+            self;
         tokio::select! {
             biased;
-            () = self.services.shutdown.wait() => Step::Stop,
-            () = ears.news() => Step::News,
-            Some(done) = finals.next() => Step::Final(done),
-            transcript = answer(partial), if partial.is_some() => Step::Partial(transcript),
-            () = at(partial_due), if partial_due.is_some() => Step::PartialDue,
-            Ok(()) = durable.changed(), if self.acks.newest_ticket().is_some() => Step::Durable,
+            () = services.shutdown.wait(), if !*stopping => Step::Stop,
+            arriving = door.recv() => Step::Came(arriving),
+            step = next_of(take) => Step::Take(step),
+            Ok(()) = durable.changed(), if waits_for_disk => Step::Durable,
             () = at(ack_due), if ack_due.is_some() => Step::AckDue,
-            samples = decoder.next(), if room && !*broken => Step::Samples(samples),
-            // Not while nothing is taken from the decoder: it would give the chunk up as if it were stuck itself.
-            pushed = push(decoder, pushing), if room && pushing.is_some() => Step::Pushed(pushed),
-            input = self.input.recv(), if room && pushing.is_none() => Step::Input(input),
+            () = at(*awaited_until), if awaited_until.is_some() => Step::WindowOver,
+            () = at(*finish_by), if finish_by.is_some() => Step::Late,
+            samples = next_again(replay), if room && replays => Step::Replayed(samples),
+            arrival = intake.next(room && !replays, listens) => Step::Arrived(arrival),
         }
+    }
+
+    async fn carry_on(&mut self, step: Step) -> Over {
+        match step {
+            Step::Stop => {
+                self.stopping = true;
+                return self.on(Happening::Stop).await;
+            }
+            Step::Came(Some(arriving)) => {
+                let resumes = arriving.coming.resumes;
+                // One that is still waiting learns of it by its reply going away.
+                self.arriving = Some(arriving);
+                return self.on(Happening::Came { resumes }).await;
+            }
+            // Nobody can come any more: the daemon is being taken down.
+            Step::Came(None) => return true,
+            Step::Take(step) => self.take_step(step).await,
+            Step::Replayed(samples) if samples.is_empty() => self.replay = None,
+            Step::Replayed(samples) => self.hear_again(&samples),
+            Step::Arrived(arrival) => return self.arrived(arrival).await,
+            Step::Durable => self.note_durable(),
+            Step::AckDue => self.say_ack().await,
+            Step::WindowOver => {
+                self.awaited_until = None;
+                return self.on(Happening::WindowOver).await;
+            }
+            Step::Late => self.give_up().await,
+        }
+        false
+    }
+
+    async fn on(&mut self, happening: Happening) -> Over {
+        let mut duty = self.course.on(happening);
+        while let Some(next) = duty.take() {
+            match next {
+                Duty::BeginTake => self.begin_take(),
+                Duty::FinishTake => self.begin_to_finish(),
+                Duty::DropTake => {
+                    self.drop_take().await;
+                    duty = self.course.on(Happening::TakeOver);
+                }
+                Duty::SayEmpty => self.say_empty().await,
+                Duty::LetIn { resumed } => {
+                    if !self.let_in(resumed).await {
+                        duty = self.course.on(Happening::WentAway);
+                    }
+                }
+                Duty::AwaitClient => self.await_client(),
+                Duty::EndSession => {
+                    self.end_session().await;
+                    return true;
+                }
+                Duty::Leave => {
+                    self.say(Said::Closing).await;
+                    return true;
+                }
+            }
+        }
+        false
+    }
+
+    async fn arrived(&mut self, arrival: Arrival) -> Over {
+        match arrival {
+            Arrival::Input(Input::Audio { data, chunk_id }) => return self.audio(data, chunk_id).await,
+            Arrival::Input(Input::End) => {
+                self.passes_over = false;
+                return self.on(Happening::End).await;
+            }
+            Arrival::Input(Input::Cancel) => {
+                self.passes_over = false;
+                return self.on(Happening::Cancel).await;
+            }
+            Arrival::Input(Input::Wrong { error, fatal }) => self.say(Said::Failed { error, fatal }).await,
+            Arrival::Input(Input::Goodbye) => self.goodbye = true,
+            Arrival::Left => {
+                self.line.hang_up();
+                self.passes_over = false;
+                let done = std::mem::take(&mut self.goodbye);
+                return self.on(Happening::Left { done }).await;
+            }
+            Arrival::Refused(error) => {
+                self.chunks.refused();
+                self.fail(error).await;
+            }
+            Arrival::Samples(Ok(samples)) => self.listen(&samples).await,
+            Arrival::Samples(Err(error)) => self.break_off(error).await,
+            Arrival::Decoded => {}
+        }
+        false
+    }
+
+    async fn audio(&mut self, data: Bytes, chunk_id: Option<u64>) -> Over {
+        emit(ChunkReceived { bytes: data.len() });
+        if self.passes_over || self.chunks.is_replay(chunk_id) {
+            return false;
+        }
+        if !self.intake.has_decoder() && !self.course.take_is_open() {
+            match self.services.media.audio_decoder(self.config.format).await {
+                Ok(decoder) => self.intake.set_decoder(decoder),
+                Err(error) => {
+                    self.passes_over = true;
+                    self.fail(error).await;
+                    return false;
+                }
+            }
+        }
+        let over = self.on(Happening::Audio).await;
+        self.chunks.pushed(chunk_id);
+        self.intake.push(data);
+        over
+    }
+
+    fn begin_take(&mut self) {
+        self.timeline.takes += 1;
+        self.take = Some(Take::new(self.take_parts()));
+    }
+
+    fn take_parts(&self) -> TakeParts<'_> {
+        TakeParts {
+            number: self.timeline.takes,
+            voice: &self.voice,
+            rules: self.services.rules,
+            transcribes: self.transcribes,
+            partial_interval: self.partial_interval(),
+            offset: self.timeline.samples,
+            next_segment: self.timeline.next_segment,
+        }
+    }
+
+    fn partial_interval(&self) -> Option<Duration> {
+        self.config.partials.then_some(self.services.partial_interval)
     }
 
     /// The stream cannot be read on: its further bytes mean nothing until the client ends the take.
-    async fn break_off(&mut self, take: &mut Take, error: Error) {
+    async fn break_off(&mut self, error: Error) {
         emit(DecoderFailed { encoding: self.config.format.encoding.name() });
-        take.broken = true;
-        self.say(Said::Failed(error)).await;
+        self.intake.break_off();
+        self.fail(error).await;
     }
 
-    /// Hears the rest and tells the final result.
-    async fn finish_take(&mut self, mut take: Take, transcribes: bool) {
-        take.decoder.end();
-        let drained = tokio::time::timeout(DRAIN_LIMIT, async {
-            loop {
-                // No more at a time than live: a few KiB of compressed silence unfold to hours.
-                let samples = tokio::select! {
-                    biased;
-                    samples = take.decoder.next(), if take.keeps_up() => samples,
-                    () = take.ears.news() => {
-                        self.hear(&mut take).await;
-                        continue;
-                    }
-                };
-                match samples {
-                    Some(Ok(samples)) => self.listen(&mut take, samples).await,
-                    Some(Err(error)) => {
-                        self.say(Said::Failed(error)).await;
-                        break;
-                    }
-                    None => break,
-                }
-                self.hear(&mut take).await;
-            }
-            take.end();
-            loop {
-                self.hear(&mut take).await;
-                match take.ears.ended() {
-                    Ok(true) => break,
-                    Ok(false) => take.ears.news().await,
-                    Err(error) => {
-                        self.say(Said::Failed(error)).await;
-                        break;
-                    }
-                }
-            }
-            self.hear(&mut take).await;
-        })
-        .await;
-        if drained.is_err() {
-            let error = Error::new(Kind::Timeout, "the rest of the audio was not decoded in time");
-            self.say(Said::Failed(error)).await;
-        }
-        // Each has a limit of its own.
-        while let Some((segment, error)) = take.finals.next().await {
-            self.tell(&mut take, News::Segment(segment, error)).await;
-        }
-        self.fall_silent(&mut take).await;
-        self.acknowledge_all().await;
-        self.close_take(take.samples(), take.next_segment()).await;
-        let samples = take.samples();
-        let result = final_result(take.segments, samples, &self.config, transcribes);
-        let published = self.publish(EventType::TranscriptFinal, json!(result)).await;
-        self.journaled(published.position).await;
-        self.say(Said::Final(result)).await;
-    }
-
-    /// A take that is cut off in the middle of speech leaves nobody behind who is said to speak.
-    async fn fall_silent(&mut self, take: &mut Take) {
-        if let Some(news) = take.fall_silent() {
-            self.tell(take, news).await;
+    /// Samples that the log holds already.
+    fn hear_again(&mut self, samples: &[f32]) {
+        if let Some(take) = &mut self.take {
+            take.listen(samples, &self.services.queue, &self.config);
         }
     }
 
-    /// The session's times and numbers go on after this take.
-    async fn close_take(&mut self, samples: u64, next_segment: u64) {
-        self.timeline.samples += samples;
-        self.timeline.next_segment = next_segment;
-        let stored = self.services.store.session_progress(&self.config.id, self.timeline.progress()).await;
-        self.log_failure(stored);
-    }
-
-    async fn listen(&mut self, take: &mut Take, samples: Vec<f32>) {
+    async fn listen(&mut self, samples: &[f32]) {
+        let Some(take) = &mut self.take else { return };
         emit(SamplesDecoded { samples: samples.len() });
-        take.listen(&samples);
-        if self.disk_failed {
-            return;
-        }
-        let first = take.samples() - samples.len() as u64;
+        // What is heard is what the log holds, to the bit: after a crash it is heard from there.
         let pcm: Vec<i16> = samples.iter().map(|sample| (sample * 32768.0).round() as i16).collect();
-        match self.services.audio_log.append(&self.config.id, self.timeline.takes, first, &pcm).await {
+        let heard: Vec<f32> = pcm.iter().map(|sample| f32::from(*sample) / 32768.0).collect();
+        let fresh = take.listen(&heard, &self.services.queue, &self.config);
+        if self.config.format.is_direct() {
+            self.chunks.decoded();
+        }
+        if !self.disk_failed {
+            self.journal(&pcm[fresh..]).await;
+        }
+    }
+
+    async fn journal(&mut self, pcm: &[i16]) {
+        let Some(take) = &mut self.take else { return };
+        let first = take.samples() - pcm.len() as u64;
+        match self.services.audio_log.append(&self.config.id, take.number(), first, pcm).await {
             Ok(ticket) => {
+                take.marks().journaled();
                 let received_samples = self.timeline.samples + take.samples();
-                self.acks.hand_in(ticket, Ack { received_samples, chunk_id: self.chunk_id });
+                self.acks.hand_in(ticket, Ack { received_samples, chunk_id: self.chunks.newest() });
             }
             Err(error) => {
                 self.disk_failed = true;
                 log::error!(session = self.config.id.as_str(); "{}", error.full());
-                let told = Error::new(error.kind(), "the audio cannot be kept on disk: no more acks in this session")
-                    .hint("the session goes on; look at the disk of the box");
-                self.say(Said::Failed(told)).await;
+                let told =
+                    Error::new(error.kind(), "the audio cannot be kept on disk: no more acks on this connection")
+                        .hint("the session goes on; look at the disk of the box");
+                self.fail(told).await;
             }
         }
     }
 
-    async fn hear(&mut self, take: &mut Take) {
-        for news in take.hear(&self.services.queue, &self.config) {
-            self.tell(take, news).await;
+    async fn take_step(&mut self, step: TakeStep) {
+        let Some(take) = &mut self.take else { return };
+        match step {
+            TakeStep::News => {
+                for news in take.hear(&self.services.queue, &self.config) {
+                    self.tell(news).await;
+                }
+                if let Some(error) = self.take.as_ref().and_then(Take::failure) {
+                    self.break_off(error).await;
+                }
+            }
+            TakeStep::Final((segment, error)) => self.tell(News::Segment(segment, error)).await,
+            TakeStep::Partial(transcript) => {
+                if let Some(news) = take.partial_news(transcript) {
+                    self.tell(news).await;
+                }
+            }
+            TakeStep::PartialDue => take.ask_partial(&self.services.queue, &self.config),
         }
     }
 
-    async fn tell(&mut self, take: &mut Take, news: News) {
+    async fn tell(&mut self, news: News) {
         match news {
-            News::Speech { speaking, at } => {
+            News::Speech { speaking, at, checkpoint } => {
                 let state = if speaking { "start" } else { "end" };
-                self.publish(EventType::Speech, json!({ "state": state, "at": at })).await;
+                let note = checkpoint.map(|it| Note::Checkpoint(self.config.id.clone(), it));
+                self.publish(EventType::Speech, json!({ "state": state, "at": at }), note).await;
                 self.say(Said::Speech { speaking, at }).await;
             }
             News::Partial { text, segment, start } => {
                 // Nothing is committed before two partials agree; that comes with the recogniser.
                 let committed = String::new();
                 let data = json!({ "text": text, "committed": committed, "segment": segment, "start": start });
-                self.publish(EventType::TranscriptPartial, data).await;
+                self.publish(EventType::TranscriptPartial, data, None).await;
                 self.say(Said::Partial { text, committed, segment, start }).await;
             }
             News::Segment(segment, error) => {
                 emit(SegmentCut { secs: segment.end - segment.start });
                 if let Some(error) = error {
-                    self.say(Said::Failed(error)).await;
+                    self.fail(error).await;
                 }
-                take.segments.push(segment.clone());
-                if !segment.text.is_empty() {
-                    self.publish(EventType::TranscriptSegment, json!({ "segment": segment })).await;
-                    self.say(Said::Segment(segment)).await;
+                if let Some(take) = &mut self.take {
+                    take.settle(segment.clone());
+                }
+                if segment.text.is_empty() {
+                    self.note(Note::Silent(self.config.id.clone(), segment)).await;
+                } else {
+                    let data = json!({ "segment": segment });
+                    let published = self.publish(EventType::TranscriptSegment, data, None).await;
+                    self.say_result(&published, Said::Segment(segment)).await;
                 }
             }
+            News::Checkpoint(checkpoint) => self.note(Note::Checkpoint(self.config.id.clone(), checkpoint)).await,
         }
     }
 
-    /// Waits, within a limit, until all that came is on disk, and says so.
-    async fn acknowledge_all(&mut self) {
-        if let Some(newest) = self.acks.newest_ticket() {
-            let mut durable = self.services.audio_log.durable();
-            let reached = tokio::time::timeout(DRAIN_LIMIT, durable.wait_for(|ticket| *ticket >= newest)).await;
-            if let Ok(Ok(ticket)) = reached {
-                self.acks.reached(*ticket);
+    fn begin_to_finish(&mut self) {
+        self.intake.end_take();
+        self.finish_by = Some(Instant::now() + DRAIN_LIMIT);
+    }
+
+    /// What follows from where things stand after a step: the take that is being finished goes through its stages.
+    ///
+    /// 1. Everything is decoded …
+    /// 2. … and on disk: nothing may follow from an end that a crash would take back.
+    /// 3. Everything is heard …
+    /// 4. … and has its text: the take is over.
+    async fn settle(&mut self) -> Over {
+        if !self.course.is_finishing() || self.replay.is_some() || self.intake.is_decoding() {
+            return false;
+        }
+        let Some(take) = &mut self.take else { return false };
+        if !take.has_ended() {
+            if self.acks.newest_ticket().is_some() {
+                self.services.audio_log.hurry();
+            } else {
+                take.end(&self.services.queue, &self.config);
+                self.finish_by = Some(Instant::now() + DRAIN_LIMIT);
+            }
+        } else if take.is_heard() {
+            // Texts have a limit of their own.
+            self.finish_by = None;
+            if take.is_done() {
+                self.close_take().await;
+                return self.on(Happening::TakeOver).await;
             }
         }
+        false
+    }
+
+    /// The take is not finished in time: what is left of it is given up.
+    async fn give_up(&mut self) {
+        self.finish_by = Some(Instant::now() + DRAIN_LIMIT);
+        let Some(take) = self.take.as_mut().filter(|_| self.replay.is_none()) else { return };
+        let what = if take.has_ended() {
+            take.stop_hearing();
+            "heard"
+        } else if self.intake.is_decoding() {
+            self.intake.drop_take();
+            "decoded"
+        } else {
+            self.acks.give_up();
+            "on disk"
+        };
+        self.fail(Error::new(Kind::Timeout, format!("the rest of the audio was not {what} in time"))).await;
+    }
+
+    /// Tells the final result.
+    async fn close_take(&mut self) {
+        self.fall_silent().await;
         self.say_ack().await;
+        let Some(take) = self.take.take() else { return };
+        let samples = take.samples();
+        self.count(&take);
+        let result = final_result(take.into_segments(), samples, &self.config, self.transcribes);
+        let over = Note::TakeOver(self.config.id.clone(), self.timeline.progress());
+        let published = self.publish(EventType::TranscriptFinal, json!(result), Some(over)).await;
+        self.journaled(published.position).await;
+        self.say_result(&published, Said::Final(result)).await;
+        self.intake.close_take();
+    }
+
+    async fn drop_take(&mut self) {
+        self.fall_silent().await;
+        self.replay = None;
+        self.intake.drop_take();
+        if let Some(take) = self.take.take() {
+            self.count(&take);
+            self.note(Note::TakeOver(self.config.id.clone(), self.timeline.progress())).await;
+        }
+    }
+
+    /// The session's times and numbers go on after this take.
+    fn count(&mut self, take: &Take) {
+        self.timeline.samples += take.samples();
+        self.timeline.next_segment = take.next_segment();
+        self.durable_samples = self.timeline.samples;
+        self.chunks = Chunks::default();
+    }
+
+    /// A take that is cut off in the middle of speech leaves nobody behind who is said to speak.
+    async fn fall_silent(&mut self) {
+        if let Some(news) = self.take.as_mut().and_then(Take::fall_silent) {
+            self.tell(news).await;
+        }
+    }
+
+    /// The result of a take that held nothing.
+    async fn say_empty(&mut self) {
+        let result = final_result(Vec::new(), 0, &self.config, self.transcribes);
+        self.say(Said::Final(result)).await;
+    }
+
+    /// The client was cut off; what it has sent is heard.
+    fn await_client(&mut self) {
+        self.line.hang_up();
+        self.intake.end_take();
+        self.awaited_until = Instant::now().checked_add(self.services.resume_window);
+    }
+
+    /// False if it has not waited, or cannot be served.
+    async fn let_in(&mut self, resumed: bool) -> bool {
+        let Some(arriving) = self.arriving.take() else { return false };
+        let Arriving { config, coming, transcribes, decoder, input, output, reply } = *arriving;
+        self.line.hang_up();
+        if self.course.take_is_open() {
+            // What the older client has sent and is not decoded is not acknowledged: the newer one sends it again.
+            self.intake.drop_take();
+        }
+        self.until_durable().await;
+        if reply.is_closed() {
+            return false;
+        }
+        let seen = match self.services.store.session_joined(&config, coming.seen()).await {
+            Ok(seen) => seen,
+            Err(error) => {
+                drop(reply.send(Err(error)));
+                return false;
+            }
+        };
+        self.disk_failed = false;
+        self.goodbye = false;
+        self.awaited_until = None;
+        self.config = config;
+        self.transcribes = transcribes;
+        let interval = self.partial_interval();
+        if let Some(take) = &mut self.take {
+            take.set_partials(interval);
+            take.marks().go_back(self.durable_samples - self.timeline.samples);
+        }
+        self.chunks.reconnect(self.config.format.is_direct());
+        self.acks.reconnect();
+        self.intake.connect(input, decoder);
+        let seq = self.line.connect(output, coming.last_seq);
+        let admitted =
+            Admitted { resumed, received_samples: self.durable_samples, take_open: self.course.take_is_open(), seq };
+        if reply.send(Ok(admitted)).is_err() {
+            return false;
+        }
+        if coming.resumes {
+            self.tell_again(seen).await;
+        }
+        true
+    }
+
+    /// Waits, within a limit, until all that came is on disk.
+    async fn until_durable(&mut self) {
+        if let Some(newest) = self.acks.newest_ticket() {
+            self.services.audio_log.hurry();
+            let reached = self.durable.wait_for(|ticket| *ticket >= newest);
+            let late = tokio::time::timeout(DURABLE_LIMIT, reached).await.is_err();
+            if late {
+                log::warn!(session = self.config.id.as_str(); "the disk is late: the client sends again what it has not");
+            }
+        }
+        self.note_durable();
+    }
+
+    fn note_durable(&mut self) {
+        let ticket = *self.durable.borrow_and_update();
+        if let Some(ack) = self.acks.reached(ticket) {
+            self.durable_samples = ack.received_samples;
+        }
+    }
+
+    /// Results after the session's event of that `seq`.
+    async fn tell_again(&mut self, mut seen: u64) {
+        loop {
+            let results = match self.services.store.results(&self.config.id, seen, PAGE).await {
+                Ok(results) => results,
+                Err(error) => return self.fail(error).await,
+            };
+            let last_page = results.len() < PAGE;
+            for (event_seq, event) in results {
+                seen = event_seq;
+                let Some(seq) = self.line.say(Said::Again(event.into())).await else { return };
+                self.note(Note::Told { session: self.config.id.clone(), seq, event: event_seq }).await;
+            }
+            if last_page {
+                return;
+            }
+        }
     }
 
     async fn say_ack(&mut self) {
@@ -413,30 +653,24 @@ impl SessionTask {
     }
 
     async fn end_session(&mut self) {
-        // The row first: whoever hears of the end may ask for the session at once.
-        let ended = self.services.store.session_ended(&self.config.id, self.timeline.progress()).await;
-        self.log_failure(ended);
-        let duration = samples_to_secs(self.timeline.samples);
-        self.publish(EventType::SessionEnd, json!({ "duration": duration, "takes": self.timeline.takes })).await;
+        let progress = self.timeline.progress();
+        let data = json!({ "duration": progress.duration_secs, "takes": progress.takes });
+        // With its row, so that no crash leaves a session that is over and was never said to be, or the other way round.
+        self.publish(EventType::SessionEnd, data, Some(Note::Ended(self.config.id.clone(), progress))).await;
         self.services.audio_log.release(&self.config.id);
-        if self.services.shutdown.started() {
+        if self.stopping {
             self.say(Said::Closing).await;
         }
     }
 
-    fn log_failure(&self, result: Result<()>) {
-        if let Err(error) = result {
-            log::error!(session = self.config.id.as_str(); "{}", error.full());
-        }
-    }
-
-    async fn publish(&self, kind: EventType, data: serde_json::Value) -> Arc<Published> {
+    async fn publish(&mut self, kind: EventType, data: serde_json::Value, note: Option<Note>) -> Arc<Published> {
         let device = self.config.device.as_str().into();
-        self.services.hub.publish(Draft { kind, device, session: Some(self.config.id.clone()), data }).await
+        let draft = Draft { kind, device, session: Some(self.config.id.clone()), data };
+        self.services.hub.publish_with(draft, note).await
     }
 
     /// A client that has its result forgets the audio: what it is told must be on disk, whatever becomes of us.
-    async fn journaled(&self, position: i64) {
+    async fn journaled(&mut self, position: i64) {
         let mut committed = self.services.store.committed();
         let reached = committed.wait_for(|committed| *committed >= position);
         if tokio::time::timeout(DRAIN_LIMIT, reached).await.is_err() {
@@ -444,27 +678,44 @@ impl SessionTask {
         }
     }
 
-    /// A client that has left needs no answers; the session is finished all the same.
-    async fn say(&self, said: Said) {
-        drop(self.output.send(said).await);
+    async fn note(&mut self, note: Note) {
+        if let Err(error) = self.services.store.note(note).await {
+            log::error!(session = self.config.id.as_str(); "{}", error.full());
+        }
     }
+
+    async fn fail(&mut self, error: Error) {
+        self.say(Said::Failed { error, fatal: false }).await;
+    }
+
+    /// Who is not there is told when it comes back.
+    async fn say_result(&mut self, published: &Published, said: Said) {
+        if let Some(seq) = self.line.say(said).await {
+            let event = published.event.seq;
+            self.note(Note::Told { session: self.config.id.clone(), seq, event }).await;
+        }
+    }
+
+    async fn say(&mut self, said: Said) {
+        self.line.say(said).await;
+    }
+}
+
+async fn next_of(take: &mut Option<Take>) -> TakeStep {
+    match take {
+        Some(take) => take.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn next_again(replay: &mut Option<Replay>) -> Vec<f32> {
+    replay.as_mut().map(Replay::next).unwrap_or_default()
 }
 
 async fn at(due: Option<Instant>) {
     if let Some(due) = due {
         sleep_until(due).await;
     }
-}
-
-async fn push(decoder: &AudioDecoder, chunk: &Option<Bytes>) -> Result<()> {
-    match chunk {
-        Some(chunk) => decoder.push(chunk.clone()).await,
-        None => Ok(()),
-    }
-}
-
-async fn answer(partial: &mut Option<Answer<Asr>>) -> Option<Transcript> {
-    Some(transcript(partial.as_mut()?.await.ok()?))
 }
 
 fn final_result(segments: Vec<TextSegment>, samples: u64, config: &SessionConfig, transcribes: bool) -> FinalResult {

@@ -5,20 +5,21 @@ use std::sync::{Arc, atomic::Ordering};
 use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 use tokio::{sync::watch, time::timeout};
 
-use super::{ANSWER_LIMIT, Store, late, writer::Work};
+use super::{ANSWER_LIMIT, Note, Store, late, writer::Work};
 use crate::{
-    base::Result,
-    flow::{Event, SessionId},
+    base::{Error, Result},
+    flow::{Event, EventType, SessionId},
 };
 
 /// Where the journal ends is kept apart from the events, so that deleting the last of them gives no position out twice.
 const END: &str = "journal";
 
 impl Store {
-    /// Hands an event over; it is committed within the writer's window. Waits while the queue is full, within a limit.
-    /// Positions must rise. Dropping the future before it is ready hands nothing over.
-    pub async fn append(&self, position: i64, event: Arc<Event>, json: Arc<str>) -> Result<()> {
-        self.0.writer.add(1, false, |batch| batch.push(Work::Event { position, event, json })).await?;
+    /// Hands an event over, with what is to be noted in the same transaction; it is committed within the writer's window.
+    /// Waits while the queue is full, within a limit. Positions must rise. Dropping the future before it is ready hands
+    /// nothing over.
+    pub async fn append(&self, position: i64, event: Arc<Event>, json: Arc<str>, note: Option<Note>) -> Result<()> {
+        self.0.writer.add(1, false, |batch| batch.push(Work::Event { position, event, json, note })).await?;
         self.0.handed_over.fetch_max(position, Ordering::Relaxed);
         Ok(())
     }
@@ -54,6 +55,29 @@ impl Store {
                 .collect()
         })
         .await
+    }
+
+    /// A session's committed results (segments and final texts) after an event's `seq`, as (seq, envelope).
+    pub async fn results(&self, session: &SessionId, after: u64, limit: usize) -> Result<Vec<(u64, Event)>> {
+        let session = session.clone();
+        let after = i64::try_from(after).unwrap_or(i64::MAX);
+        let kinds = (EventType::TranscriptSegment.name(), EventType::TranscriptFinal.name());
+        let rows: Vec<(u64, String)> = self
+            .read(move |db| {
+                db.prepare_cached(
+                    "SELECT seq, json FROM events WHERE session = ? AND seq > ? AND kind IN (?, ?)
+                     ORDER BY seq LIMIT ?",
+                )?
+                .query_map(params![session.as_str(), after, kinds.0, kinds.1, limit], |row| {
+                    Ok((row.get(0)?, row.get(1)?))
+                })?
+                .collect()
+            })
+            .await?;
+        let parsed = rows.into_iter().map(|(seq, json)| Ok((seq, serde_json::from_str(&json)?)));
+        parsed
+            .collect::<serde_json::Result<_>>()
+            .map_err(|error| Error::internal("an event of the store cannot be read").cause(error))
     }
 
     /// Committed events of all sessions and the node after `position`, as (position, envelope).

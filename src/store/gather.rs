@@ -93,6 +93,16 @@ impl<B: Batch> Gather<B> {
         self.changed.notify_one();
     }
 
+    /// What is there does not wait for company.
+    pub(super) fn hurry(&self) {
+        let mut state = self.lock();
+        if state.since.is_some() {
+            state.hurry = true;
+            drop(state);
+            self.changed.notify_one();
+        }
+    }
+
     /// The writer's life. `write` empties the batch it is given, or leaves in it what is to be tried again and says
     /// why. Returns after `close`, with what could not be written even then. `what` is for the log.
     pub(super) fn serve(&self, what: &str, mut write: impl FnMut(&mut B) -> Result<(), String>) -> B {

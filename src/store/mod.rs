@@ -9,6 +9,7 @@ pub mod audio_log;
 mod events;
 mod gather;
 mod keys;
+mod notes;
 mod retention;
 mod schema;
 mod sessions;
@@ -30,8 +31,9 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 
-pub use audio_log::AudioLog;
+pub use audio_log::{AudioLog, AudioPiece};
 pub use keys::KeyRow;
+pub use notes::{Checkpoint, Note, OpenTake, Seen};
 pub use sessions::{Progress, SessionRow, SessionState};
 
 use crate::base::{Error, Kind, Result};
@@ -199,7 +201,7 @@ mod testing {
     impl Store {
         pub(crate) async fn append_event(&self, position: i64, event: Arc<Event>) {
             let json: Arc<str> = serde_json::to_string(&*event).unwrap().into();
-            self.append(position, event, json).await.unwrap();
+            self.append(position, event, json, None).await.unwrap();
         }
 
         /// From now on the database cannot grow, as if the disk were full.
@@ -246,7 +248,8 @@ mod tests {
         }
         store.close(soon()).await.unwrap();
         assert_eq!(*store.committed().borrow(), 3);
-        let refused = store.append(4, event(None, 1, EventType::Health, json!({})), "{}".into()).await.unwrap_err();
+        let refused =
+            store.append(4, event(None, 1, EventType::Health, json!({})), "{}".into(), None).await.unwrap_err();
         assert_eq!(refused.kind(), Kind::Unavailable);
         assert!(store.flush().await.is_err());
         // Everything is in the one file.
@@ -299,7 +302,7 @@ mod tests {
         let appended = async {
             for position in 1.. {
                 let event = event(Some("a"), position as u64, EventType::Speech, json!({}));
-                if let Err(error) = store.append(position, event, "x".repeat(500).into()).await {
+                if let Err(error) = store.append(position, event, "x".repeat(500).into(), None).await {
                     return (position, error);
                 }
             }

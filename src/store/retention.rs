@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::{Store, sessions::session_id, writer::Hurry};
+use super::{Store, notes, sessions::session_id, writer::Hurry};
 use crate::{
     base::{Result, clock},
     flow::SessionId,
@@ -38,6 +38,7 @@ impl Store {
                 if events == DELETE_STEP {
                     return Ok(None);
                 }
+                notes::forget(db, &id)?;
                 // The row goes last: while it stands, a deletion that was cut short can be seen and repeated.
                 db.execute("DELETE FROM sessions WHERE id = ?", [id.as_str()]).map(|rows| Some(rows > 0))
             });

@@ -9,7 +9,10 @@ use crate::base::{Error, Kind, Result};
 /// One step a version; `user_version` counts those taken. Steps are added, never changed.
 ///
 /// `events.session` is empty for what the node itself says: unlike NULL, it takes part in the unique index.
-const STEPS: &[&str] = &["
+/// `checkpoints` and `silent_segments` (those without text, which are no events) are of a session's open take. `told`:
+/// under which `seq` a client was sent which event's result.
+const STEPS: &[&str] = &[
+    "
     CREATE TABLE events (
         position INTEGER PRIMARY KEY,
         session TEXT NOT NULL,
@@ -43,7 +46,32 @@ const STEPS: &[&str] = &["
         hash BLOB NOT NULL UNIQUE,
         created_at TEXT NOT NULL
     ) STRICT, WITHOUT ROWID;
-"];
+",
+    "
+    ALTER TABLE sessions ADD COLUMN config TEXT;
+
+    CREATE TABLE checkpoints (
+        session TEXT PRIMARY KEY,
+        take INTEGER NOT NULL,
+        state TEXT NOT NULL,
+        detector BLOB NOT NULL
+    ) STRICT, WITHOUT ROWID;
+
+    CREATE TABLE silent_segments (
+        session TEXT NOT NULL,
+        id INTEGER NOT NULL,
+        json TEXT NOT NULL,
+        PRIMARY KEY (session, id)
+    ) STRICT, WITHOUT ROWID;
+
+    CREATE TABLE told (
+        session TEXT NOT NULL,
+        seq INTEGER NOT NULL,
+        event INTEGER NOT NULL,
+        PRIMARY KEY (session, seq)
+    ) STRICT, WITHOUT ROWID;
+",
+];
 
 /// Another process (`vigia keys add`) holds the lock for milliseconds.
 const BUSY: Duration = Duration::from_secs(5);

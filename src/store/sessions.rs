@@ -3,7 +3,7 @@
 use rusqlite::{Connection, OptionalExtension, Row, params, types::Type};
 use serde::Serialize;
 
-use super::{Store, transcript::transcript, writer::Hurry};
+use super::{Note, Store, transcript::transcript, writer::Hurry};
 use crate::{
     base::{Result, clock},
     flow::SessionId,
@@ -61,22 +61,10 @@ impl Store {
         .await
     }
 
-    /// Notes how far an open session has come: after each take.
-    pub async fn session_progress(&self, id: &SessionId, progress: Progress) -> Result<()> {
-        let id = id.clone();
-        self.change(Hurry::No, move |db| note_progress(db, &id, progress)).await
-    }
-
-    /// A session is over. Unknown sessions (deleted meanwhile) are no error.
+    /// A session is over; returns once that is committed. Unknown sessions (deleted meanwhile) are no error.
     pub async fn session_ended(&self, id: &SessionId, progress: Progress) -> Result<()> {
-        let (id, now) = (id.clone(), clock::now_at());
-        self.change(Hurry::No, move |db| {
-            note_progress(db, &id, progress)?;
-            db.prepare_cached("UPDATE sessions SET state = 'closed', ended_at = ? WHERE id = ?")?
-                .execute(params![now, id.as_str()])
-                .map(drop)
-        })
-        .await
+        let note = Note::Ended(id.clone(), progress);
+        self.change(Hurry::No, move |db| note.write(db)).await
     }
 
     pub async fn session(&self, id: &SessionId) -> Result<Option<SessionRow>> {
@@ -102,27 +90,26 @@ impl Store {
         .await
     }
 
-    /// Sessions that are open as far as the store knows. Asked before the first one is opened, these are those that a
-    /// killed daemon left behind.
-    pub async fn interrupted(&self) -> Result<Vec<SessionRow>> {
+    /// Sessions that are open as far as the store knows. Asked before the first one is opened, these are those that an
+    /// earlier daemon left open; what their rows say is as of their last take that was over.
+    pub async fn left_open(&self) -> Result<Vec<SessionRow>> {
         self.read(|db| {
             db.prepare("SELECT * FROM sessions WHERE state = 'open' ORDER BY opened_at, id")?
                 .query_map([], session_row)?
-                .map(|row| caught_up(db, row?))
                 .collect()
         })
         .await
     }
 }
 
-fn note_progress(db: &Connection, id: &SessionId, progress: Progress) -> rusqlite::Result<()> {
+pub(super) fn note_progress(db: &Connection, id: &SessionId, progress: Progress) -> rusqlite::Result<()> {
     db.prepare_cached("UPDATE sessions SET takes = ?, duration_secs = ?, next_segment = ? WHERE id = ?")?
         .execute(params![progress.takes, progress.duration_secs, progress.next_segment, id.as_str()])
         .map(drop)
 }
 
-/// After a crash a session has come at least as far as its journaled segments reach, so that no segment's id is given
-/// out twice.
+/// A session has come at least as far as its journaled segments reach, whatever became of the rest of what was known of
+/// it, so that no segment's id is given out twice.
 fn caught_up(db: &Connection, mut row: SessionRow) -> rusqlite::Result<SessionRow> {
     let counted = row.next_segment;
     // Those of whole takes are in the row, and to the sample: their own times are rounded.
@@ -177,7 +164,8 @@ mod tests {
         let opened = store.session_opened(&id("a"), "glasses", "es").await.unwrap();
         assert_eq!((opened.state, opened.next_segment, opened.takes), (SessionState::Open, 0, 0));
         let progress = Progress { takes: 1, duration_secs: 12.5, next_segment: 4 };
-        store.session_progress(&id("a"), progress).await.unwrap();
+        store.note(Note::TakeOver(id("a"), progress)).await.unwrap();
+        store.flush().await.unwrap();
         assert_eq!(store.session(&id("a")).await.unwrap().unwrap().takes, 1);
         store.session_ended(&id("a"), progress).await.unwrap();
         let ended = store.session(&id("a")).await.unwrap().unwrap();
@@ -193,7 +181,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn sessions_of_a_killed_daemon_are_found_with_what_they_had_reached() {
+    async fn sessions_that_a_killed_daemon_left_open_are_found_and_give_out_no_id_twice() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         for session in ["done", "cut"] {
@@ -206,10 +194,11 @@ mod tests {
         std::mem::forget(store);
 
         let store = Store::open(dir.path()).unwrap();
-        let cut = store.interrupted().await.unwrap();
+        let cut = store.left_open().await.unwrap();
         assert_eq!(cut.len(), 1);
-        assert_eq!((cut[0].id.as_str(), cut[0].next_segment, cut[0].duration_secs), ("cut", 8, 4.0));
-        assert_eq!(store.session_opened(&id("cut"), "glasses", "es").await.unwrap().next_segment, 8);
+        assert_eq!((cut[0].id.as_str(), cut[0].next_segment), ("cut", 0));
+        let row = store.session_opened(&id("cut"), "glasses", "es").await.unwrap();
+        assert_eq!((row.next_segment, row.duration_secs), (8, 4.0));
     }
 
     #[tokio::test]

@@ -3,8 +3,8 @@
 //! Why grouped: the journal runs with `synchronous=FULL` (see `schema.rs`), so every commit is an fsync; one for each
 //! event of 500 streams would be thousands a second, one for each window is at most twenty.
 //!
-//! A failed transaction (disk full, I/O error) costs those who wait for their change an error. Events and cursors are
-//! kept and tried again, since a gap in the journal could never be closed; meanwhile the queue fills and refuses.
+//! A failed transaction (disk full, I/O error) costs those who wait for their change an error. Events, notes and cursors
+//! are kept and tried again, since a gap in the journal could never be closed; meanwhile the queue fills and refuses.
 //! The thread survives everything but its own end.
 
 use std::{sync::Arc, thread, time::Duration};
@@ -15,6 +15,7 @@ use tokio::sync::{oneshot, watch};
 use super::{
     events,
     gather::{Batch, Gather},
+    notes::Note,
 };
 use crate::{
     base::{Error, Result, clock},
@@ -29,8 +30,18 @@ const WINDOW: Duration = Duration::from_millis(50);
 pub(super) type Queue = Gather<Vec<Work>>;
 
 pub(super) enum Work {
-    Event { position: i64, event: Arc<Event>, json: Arc<str> },
-    Cursor { name: Arc<str>, position: i64 },
+    /// With what is to be noted in the same transaction.
+    Event {
+        position: i64,
+        event: Arc<Event>,
+        json: Arc<str>,
+        note: Option<Note>,
+    },
+    Note(Note),
+    Cursor {
+        name: Arc<str>,
+        position: i64,
+    },
     Change(Box<dyn Change>),
 }
 
@@ -168,10 +179,12 @@ fn transact(db: &mut Connection, batch: &mut [Work]) -> rusqlite::Result<Option<
     let mut last = None;
     for work in batch {
         match work {
-            Work::Event { position, event, json } => {
+            Work::Event { position, event, json, note } => {
                 events::insert(&transaction, *position, event, json, now)?;
+                note.iter().try_for_each(|note| note.write(&transaction))?;
                 last = Some(*position);
             }
+            Work::Note(note) => note.write(&transaction)?,
             Work::Cursor { name, position } => events::move_cursor(&transaction, name, *position)?,
             Work::Change(change) => change.make(&transaction)?,
         }

@@ -67,6 +67,12 @@ impl Daemon {
         Daemon::start_in(dir, sets)
     }
 
+    /// A new one on the folder of one that has ended by itself.
+    pub(crate) fn restart(mut self) -> Daemon {
+        self.wait();
+        self.kill_and_restart()
+    }
+
     pub(crate) fn signal(&self, signal: &str) {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());

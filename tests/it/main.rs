@@ -11,4 +11,5 @@ mod engines;
 mod harness;
 mod hosts;
 mod mqtt;
+mod resume;
 mod service;

@@ -108,6 +108,7 @@ impl Server {
             rules: sources::speech_rules(&settings.vad),
             max_sessions: settings.audio.max_sessions,
             partial_interval: Duration::from_millis(settings.audio.partial_interval_ms),
+            resume_window: Duration::ZERO,
         }));
         let context = Arc::new(Context {
             facts: Arc::new(facts()),

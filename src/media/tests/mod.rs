@@ -27,7 +27,13 @@ pub(super) fn media() -> Media {
 }
 
 fn media_with(max_pipelines: usize) -> Media {
-    let audio = Audio { language: "es".to_owned(), max_sessions: 512, max_pipelines, partial_interval_ms: 700 };
+    let audio = Audio {
+        language: "es".to_owned(),
+        max_sessions: 512,
+        max_pipelines,
+        partial_interval_ms: 700,
+        resume_secs: 600,
+    };
     let vision = Vision { max_pixels: 50_000_000, max_side: 1536 };
     Media::new(&Pipelines { dir: String::new(), variant: "cpu".to_owned() }, &audio, &vision).unwrap()
 }

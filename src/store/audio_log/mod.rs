@@ -121,6 +121,12 @@ impl AudioLog {
         self.0.durable.clone()
     }
 
+    /// What was appended becomes durable at once, without waiting for company. For the end of a take and for a client that
+    /// comes back: seldom enough.
+    pub fn hurry(&self) {
+        self.0.queue.hurry();
+    }
+
     /// A session's audio up to now is no longer needed. Never waits; files go soon after.
     pub fn release(&self, session: &SessionId) {
         self.0.queue.amend(|group| {

@@ -1,0 +1,133 @@
+//! How a session goes on that an earlier daemon left open, however that one ended: as if nothing had happened. Reads what
+//! is there; what is to be done with it is the session's task's.
+//!
+//! The take is put where its newest checkpoint was. From there its audio is heard again, out of the log, and segments that
+//! had been cut but have no text are transcribed; nothing that was told before is told again.
+
+use crate::{
+    base::Result,
+    engines::VoiceState,
+    flow::{AudioFormat, Encoding, SAMPLE_RATE_HZ, SessionConfig, TextSegment},
+    sources::{
+        Services,
+        course::Stage,
+        kept::{self, TakeState},
+        marks::Marks,
+        task::Timeline,
+    },
+    store::{AudioPiece, SessionRow},
+};
+
+/// Samples that are heard again at a time: one second, so that the take's task looks around in between.
+const STRIDE: usize = SAMPLE_RATE_HZ as usize;
+
+/// What a daemon left of a session.
+pub(super) struct Found {
+    pub(super) config: SessionConfig,
+    pub(super) timeline: Timeline,
+    pub(super) left: Option<Left>,
+}
+
+/// What a daemon left of a take.
+pub(super) struct Left {
+    pub(super) state: TakeState,
+    pub(super) detector: VoiceState,
+    pub(super) marks: Marks,
+    /// Its segments whose text is known.
+    pub(super) told: Vec<TextSegment>,
+    pub(super) replay: Replay,
+    /// The newest chunk that is wholly part of its samples.
+    pub(super) chunk_id: Option<u64>,
+}
+
+/// Samples to be heard again.
+pub(super) struct Replay {
+    samples: Vec<i16>,
+    at: usize,
+}
+
+impl Replay {
+    /// The next ones; none when these were all.
+    pub(super) fn next(&mut self) -> Vec<f32> {
+        let next = &self.samples[self.at..][..STRIDE.min(self.samples.len() - self.at)];
+        self.at += next.len();
+        next.iter().map(|sample| f32::from(*sample) / 32768.0).collect()
+    }
+}
+
+impl Found {
+    pub(super) fn stage(&self) -> Stage {
+        match &self.left {
+            None => Stage::None,
+            Some(left) if left.state.ended => Stage::Finishing,
+            Some(_) => Stage::Open,
+        }
+    }
+}
+
+/// Of a session that is open in the store and not live.
+pub(super) async fn look(services: &Services, row: SessionRow) -> Result<Found> {
+    let config = services.store.session_config(&row.id).await?.unwrap_or_else(|| plain_config(&row));
+    let take = row.takes + 1;
+    let open = services.store.open_take(&row.id).await?;
+    let checkpoint = open.checkpoint.filter(|checkpoint| checkpoint.take == take);
+    let audio = of_take(services.audio_log.read(&row.id).await?, take);
+    if checkpoint.is_none() && audio.is_empty() {
+        // Between two takes; or whatever there was is gone, and then its segments' numbers are not given out again.
+        let row = services.store.session_opened(&row.id, &config.device, &config.language).await?;
+        return Ok(Found { config, timeline: Timeline::of(&row), left: None });
+    }
+    let mut told = services.store.transcript(&row.id).await?;
+    told.retain(|segment| segment.id >= row.next_segment);
+    told.extend(open.silent);
+    told.sort_by_key(|segment| segment.id);
+    let (state, detector) = match checkpoint {
+        Some(checkpoint) => kept::read(&checkpoint, &mut told)?,
+        None => {
+            told.clear();
+            (TakeState { next_segment: row.next_segment, ..TakeState::default() }, VoiceState::default())
+        }
+    };
+    let journaled = audio.len() as u64;
+    let from = state.needed_from(&services.rules).min(journaled);
+    let heard = if state.ended { journaled } else { state.live.heard() };
+    log::info!(
+        session = row.id.as_str();
+        "goes on at {} s of its take, {} s of it heard again", journaled / u64::from(SAMPLE_RATE_HZ),
+        journaled.saturating_sub(heard) / u64::from(SAMPLE_RATE_HZ)
+    );
+    Ok(Found {
+        config,
+        timeline: Timeline::of(&row),
+        left: Some(Left {
+            state,
+            detector,
+            marks: Marks::resumed(from, heard, journaled),
+            told,
+            replay: Replay { samples: audio[from as usize..].to_vec(), at: 0 },
+            chunk_id: None,
+        }),
+    })
+}
+
+/// The take's audio from its beginning on, without a gap.
+fn of_take(pieces: Vec<AudioPiece>, take: u64) -> Vec<i16> {
+    let first = pieces.into_iter().find(|piece| piece.take == take && piece.first_sample == 0);
+    first.map_or_else(Vec::new, |piece| piece.samples)
+}
+
+/// For a session of which nobody has noted what its client asked.
+fn plain_config(row: &SessionRow) -> SessionConfig {
+    SessionConfig {
+        id: row.id.clone(),
+        device: row.device.clone(),
+        format: AudioFormat { encoding: Encoding::Pcm16, sample_rate: SAMPLE_RATE_HZ, channels: 1 },
+        language: row.language.clone(),
+        partials: true,
+        diarize: true,
+        analyze: true,
+        words: false,
+        prompt: None,
+        translate: false,
+    }
+}
