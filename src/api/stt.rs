@@ -26,9 +26,9 @@ use crate::{
         wire::{SttAnswer, SttForm},
     },
     base::{Error, Kind, Result},
-    engines::TranscribeAsk,
+    engines::{TranscribeAsk, diarize::Voices},
     flow::{Priority, Task, TextSegment},
-    jobs::{FileDesk, FileNews, FileSummary},
+    jobs::{FileAsk, FileDesk, FileNews, FileSpeakers, FileSummary},
     media::AudioFile,
 };
 
@@ -38,6 +38,8 @@ const NEWS_QUEUE: usize = 16;
 /// One: whoever is speaking waits for no more than that.
 const WINDOWS_AT_A_TIME: usize = 1;
 
+const MOST_SPEAKERS: usize = 64;
+
 /// A stream that says nothing for longer is taken for dead by what lies between us and the client.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
@@ -46,6 +48,10 @@ const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// With `Accept: text/event-stream` the results come as they are made: events `segment` (one of the answer's segments),
 /// `progress` (`{"secs","duration"}`), and at the end `done` (the whole answer) or `error` (`{"code","message","hint"}`).
 /// Leaving ends the work.
+///
+/// With `diarize` the answer's segments name their speakers. Who speaks is known once all is heard, so events `segment`
+/// have none. Where the speaker changes within a segment, and the model can tell when words are spoken, the answer has it
+/// in parts: the first keeps the `id`, the others get new ones.
 #[utoipa::path(post, path = "/api/stt", tag = "speech",
     request_body(content = SttForm, content_type = "multipart/form-data"),
     responses((status = 200, description = "What is said in it", body = SttAnswer)),
@@ -68,17 +74,21 @@ pub(crate) async fn stt(mut call: Call) -> Reply {
         Some(_) => return Err(Error::invalid("task must be transcribe or translate").into()),
     };
     context.registry.installed(Task::Transcribe)?;
-    if diarize {
+    let speakers = if diarize {
         context.registry.installed(Task::Diarize)?;
-        return Err(Error::unavailable("speakers of files are not told apart yet").hint("send diarize=false").into());
-    }
+        let known = Voices::open(&context.settings.store_dir())?;
+        Some(FileSpeakers { count: speaker_count(form.get("speakers"))?, known })
+    } else {
+        None
+    };
     let prompt = form.get("prompt").map(str::to_owned);
-    let ask = TranscribeAsk { words, translate, prompt, ..TranscribeAsk::of(Vec::new().into(), &spoken) };
+    let transcribe = TranscribeAsk { words, translate, prompt, ..TranscribeAsk::of(Vec::new().into(), &spoken) };
+    let ask = FileAsk { transcribe, speakers };
     let (news, told) = mpsc::channel(NEWS_QUEUE);
     let model = context.settings.model_for(Task::Transcribe).unwrap_or_default().to_owned();
     let worker = AbortOnDropHandle::new(tokio::spawn(async move {
         let _place = place;
-        transcribe(&context, file, ask, news).await
+        work(&context, file, ask, news).await
     }));
     let work = Work { worker, news: told, segments: Vec::new(), words, model };
     if call.header(header::ACCEPT).is_some_and(|accept| accept.contains("text/event-stream")) {
@@ -87,12 +97,17 @@ pub(crate) async fn stt(mut call: Call) -> Reply {
     Ok(answer_json(StatusCode::OK, &work.answer().await?))
 }
 
-async fn transcribe(
-    context: &Context,
-    file: AudioFile,
-    ask: TranscribeAsk,
-    news: mpsc::Sender<FileNews>,
-) -> Result<FileSummary> {
+/// How many speakers there are, where the client knows it.
+fn speaker_count(text: Option<&str>) -> Result<Option<usize>> {
+    let Some(text) = text else { return Ok(None) };
+    match text.parse() {
+        Ok(count @ 1..=MOST_SPEAKERS) => Ok(Some(count)),
+        _ => Err(Error::invalid(format!("speakers must be a number from 1 to {MOST_SPEAKERS}"))
+            .hint("leave it out where it is not known")),
+    }
+}
+
+async fn work(context: &Context, file: AudioFile, ask: FileAsk, news: mpsc::Sender<FileNews>) -> Result<FileSummary> {
     let desk = FileDesk {
         voice: context.registry.voice().await?,
         queue: context.queue.clone(),
@@ -133,7 +148,8 @@ impl Work {
     async fn end(&mut self) -> Result<SttAnswer> {
         let ended = (&mut self.worker).await;
         let summary = ended.map_err(|error| Error::internal("a fault in the server").cause(error))??;
-        let segments = std::mem::take(&mut self.segments);
+        let told = std::mem::take(&mut self.segments);
+        let segments = summary.spoken.unwrap_or(told);
         let texts: Vec<&str> = segments.iter().map(|it| it.text.as_str()).filter(|text| !text.is_empty()).collect();
         let text = texts.join(" ");
         let unavailable = if self.words && summary.without_words { vec!["words"] } else { Vec::new() };

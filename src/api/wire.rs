@@ -249,6 +249,9 @@ pub struct SttForm {
     /// Tell the speakers apart.
     #[schema(default = false)]
     pub diarize: Option<bool>,
+    /// With `diarize`: how many speakers there are, where it is known.
+    #[schema(minimum = 1, maximum = 64)]
+    pub speakers: Option<u32>,
     /// Times of words.
     #[schema(default = false)]
     pub words: Option<bool>,

@@ -18,10 +18,11 @@ use tokio::sync::mpsc;
 use crate::{
     base::{Error, Kind, Result, Shutdown},
     cli::{Chosen, Outcome, SettingsArgs, places, print},
-    engines::{Registry, TranscribeAsk},
+    engines::{Registry, TranscribeAsk, diarize::Voices},
     flow::{Priority, Task, TextSegment, subtitles},
-    jobs::{self, FileDesk, FileNews, FileSummary, Queue, QueueLimits},
+    jobs::{self, FileAsk, FileDesk, FileNews, FileSpeakers, FileSummary, Queue, QueueLimits},
     media::{AudioFile, Media},
+    settings::Settings,
 };
 
 const NEWS_QUEUE: usize = 16;
@@ -46,9 +47,12 @@ pub(super) struct Args {
     /// Times of words (in json, and where subtitles are cut)
     #[arg(long)]
     words: bool,
-    /// Tell the speakers apart
+    /// Tell the speakers apart; known voices are called by their names
     #[arg(long)]
     diarize: bool,
+    /// How many speakers there are, where it is known
+    #[arg(long, value_name = "N", requires = "diarize", value_parser = clap::value_parser!(u8).range(1..=64))]
+    speakers: Option<u8>,
     /// Translate into English
     #[arg(long)]
     translate: bool,
@@ -84,7 +88,7 @@ pub(super) fn run(mut args: Args) -> Outcome {
     registry.installed(Task::Transcribe)?;
     if args.diarize {
         registry.installed(Task::Diarize)?;
-        return Err(Error::unavailable("speakers are not told apart yet").hint("leave --diarize out").into());
+        Voices::open(&settings.store_dir())?;
     }
     let media = Media::new(&settings.pipelines, &settings.audio, &settings.vision)?;
     let model = settings.model_for(Task::Transcribe).unwrap_or_default();
@@ -97,12 +101,12 @@ pub(super) fn run(mut args: Args) -> Outcome {
     runtime.block_on(async {
         let shutdown = Shutdown::new();
         registry.begin(&facts);
-        let queue = Queue::new(QueueLimits { live: 1, interactive: 1, batch: 1 });
+        let queue = Queue::new(QueueLimits { live: 1, interactive: 2, batch: 1 });
         tokio::spawn(jobs::run(queue.clone(), registry.clone(), WINDOW_LIMIT, shutdown.clone()));
         let desk = FileDesk { voice: registry.voice().await?, queue, priority: Priority::Interactive, batch: 1 };
         let desk = Arc::new(desk);
         for file in &args.files {
-            match args.transcribe(file, &media, &desk).await {
+            match args.transcribe(file, &settings, &media, &desk).await {
                 Ok((summary, segments)) => args.write(file, model, &summary, &segments)?,
                 // The other recordings are worth their text all the same.
                 Err(error) if args.files.len() > 1 => {
@@ -160,16 +164,25 @@ impl Args {
     async fn transcribe(
         &self,
         file: &Path,
+        settings: &Settings,
         media: &Media,
         desk: &Arc<FileDesk>,
     ) -> Result<(FileSummary, Vec<TextSegment>)> {
         let stream = media.open_file(AudioFile::Path(file.to_owned())).await?;
-        let ask = TranscribeAsk {
+        let transcribe = TranscribeAsk {
             words: self.words,
             translate: self.translate,
             prompt: self.prompt.clone(),
             ..TranscribeAsk::of(Vec::new().into(), &self.language)
         };
+        let speakers = match self.diarize {
+            true => {
+                let known = Voices::open(&settings.store_dir())?;
+                Some(FileSpeakers { count: self.speakers.map(usize::from), known })
+            }
+            false => None,
+        };
+        let ask = FileAsk { transcribe, speakers };
         let (news, mut told) = mpsc::channel(NEWS_QUEUE);
         let desk = Arc::clone(desk);
         let work = tokio::spawn(async move { desk.transcribe(stream, ask, news).await });
@@ -187,7 +200,8 @@ impl Args {
             }
         }
         bar.finish_and_clear();
-        let summary = work.await.map_err(|error| Error::internal("the transcription crashed").cause(error))??;
+        let mut summary = work.await.map_err(|error| Error::internal("the transcription crashed").cause(error))??;
+        let segments = summary.spoken.take().unwrap_or(segments);
         if summary.without_words && self.words {
             eprintln_line("this model cannot tell when words are spoken; an export named _timestamped can");
         }

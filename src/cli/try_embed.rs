@@ -9,7 +9,7 @@ use crate::{
         Chosen, Outcome, places, print,
         try_engine::{self, decode},
     },
-    engines::{Cancel, Embedder, Registry},
+    engines::{Cancel, Registry},
 };
 
 /// Turn the voice of one speaker into a vector

@@ -6,7 +6,7 @@ use crate::{
     base::{Error, clock},
     cli::{Chosen, Outcome, SettingsArgs, places, print, table::columns, try_engine::decode},
     engines::{
-        Cancel, Embedder, Registry,
+        Cancel, Registry,
         diarize::{Voice, Voices},
     },
 };
@@ -53,7 +53,7 @@ pub(super) fn run(args: Args) -> Outcome {
                 return Err(Error::invalid(text).hint(format!("give at least {LEAST_SECS} s, best 30")).into());
             }
             let voice = voice_model.embed(&pcm, &Cancel::default())?;
-            let (model, secs, enrolled_at) = (voice_model.name().to_owned(), pcm.secs(), clock::now_at());
+            let (model, secs, enrolled_at) = (voice_model.kind().model, pcm.secs(), clock::now_at());
             voices.enroll(Voice { name: name.clone(), model, secs, enrolled_at, voice })?;
             print(&format!("{} is known\n", name.trim()))
         }

@@ -26,8 +26,20 @@ fn echo(piece: &Piece, ask: &TranscribeAsk) -> PieceText {
     let loudness = 10.0 * (energy / piece.audio.len().max(1) as f64).max(1e-10).log10();
     let language = if ask.language == "auto" { "es" } else { &ask.language };
     let text = format!("{secs:.2} s {loudness:.0} dB");
-    let word = Word { start: 0.0, end: secs, text: text.clone(), probability: 1.0 };
-    let words = if ask.words { vec![word] } else { Vec::new() };
+    let words = if ask.words { words(&text, secs) } else { Vec::new() };
     let segment = SegmentText { end: secs, text, words, ..SegmentText::default() };
     PieceText { language: language.to_owned(), segments: vec![segment], advance_secs: secs, ..PieceText::default() }
+}
+
+/// At even steps, and short, as words are.
+fn words(text: &str, secs: f64) -> Vec<Word> {
+    let texts: Vec<&str> = text.split(' ').collect();
+    let at = |index: usize| secs * index as f64 / texts.len() as f64;
+    let word = |(index, text): (usize, &&str)| Word {
+        start: at(index),
+        end: at(index + 1).min(at(index) + 0.6),
+        text: format!(" {text}"),
+        probability: 1.0,
+    };
+    texts.iter().enumerate().map(word).collect()
 }

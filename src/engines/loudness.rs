@@ -4,7 +4,10 @@ use std::ops::Range;
 
 use crate::{
     base::Result,
-    engines::{Cancel, Embedder, diarize::Likeness},
+    engines::{
+        Cancel, Embedder,
+        diarize::{Likeness, VoiceKind},
+    },
 };
 
 /// So much louder, and a voice has nothing in common with the other.
@@ -25,7 +28,8 @@ impl Embedder for Loudness {
         stretches.iter().map(|stretch| self.embed(&audio[stretch.clone()], cancel)).collect()
     }
 
-    fn likeness(&self) -> Likeness {
-        Likeness { merge: 0.8, coherence: 0.95, same: 0.9 }
+    fn kind(&self) -> VoiceKind {
+        let likeness = Likeness { merge: 0.8, coherence: 0.95, same: 0.9 };
+        VoiceKind { model: "test-loudness".to_owned(), likeness }
     }
 }

@@ -43,7 +43,9 @@ pub(crate) use host::child::serve;
 pub use asr::{Decode, Guards, Piece, PieceText, SegmentText, TranscribeAsk, TranscribeStep, longform, transcript};
 pub use ballast::{Ballast, BallastAsk, BallastSpec};
 pub use chat::{Chat, ChatAsk, Chatter, End, Message, Role, Said, Sampling, TextStep, Usage};
-pub use diarize::{DiarizeAsk, DiarizeStep, EmbedAsk, Observed, Speakers, SpeakersSpec, Turn, Voiceprints, VoicesSpec};
+pub use diarize::{
+    DiarizeAsk, DiarizeStep, EmbedAsk, Embedded, Observed, Speakers, SpeakersSpec, Turn, Voiceprints, VoicesSpec,
+};
 pub use graph::{GraphAsk, GraphSpec, PlainGraph};
 pub use host::{Engine, Handle, Launch, Limits, RestartRules, Vitals};
 pub use registry::{Hireable, Hired, Hosting, Places, Registry, TaskState, TaskStatus};
@@ -70,8 +72,8 @@ pub trait Embedder: Send {
     /// The voices of stretches of an audio, all of about the length that the model was trained on.
     fn embed_stretches(&mut self, audio: &[f32], stretches: &[Range<usize>], cancel: &Cancel) -> Result<Vec<Vec<f32>>>;
 
-    /// How this model's vectors are to be compared.
-    fn likeness(&self) -> diarize::Likeness;
+    /// Whose vectors these are, and how they are to be compared.
+    fn kind(&self) -> diarize::VoiceKind;
 }
 
 /// Hears a piece of a recording for who speaks when. Tells `step` after every batch of voices.

@@ -10,10 +10,11 @@ use crate::{
     base::{Error, Kind, Result},
     engines::{
         Asr, Guards, Heard, PieceText, TranscribeAsk, Voice, VoiceState, VoiceStream,
+        diarize::{Cast, Voices, attribute},
         longform::{BySpeech, text_segment},
     },
     flow::{Priority, TextSegment, audio::samples_to_secs},
-    jobs::{Ask, Queue},
+    jobs::{Ask, Overhearing, Queue},
     media::FileStream,
     segment::{Tape, Windows, speech::FRAME},
 };
@@ -27,7 +28,22 @@ const HEAR_LIMIT: Duration = Duration::from_secs(30);
 /// Nobody reads faster.
 const PROGRESS_EVERY: Duration = Duration::from_millis(250);
 
-/// What is told while the work goes on.
+/// What is to be made of a recording.
+pub struct FileAsk {
+    /// Its pieces are not looked at.
+    pub transcribe: TranscribeAsk,
+    pub speakers: Option<FileSpeakers>,
+}
+
+/// How its speakers are told apart.
+pub struct FileSpeakers {
+    /// How many there are, where it is known.
+    pub count: Option<usize>,
+    /// Whose names are known.
+    pub known: Voices,
+}
+
+/// What is told while the work goes on. Who speaks is known at its end only.
 #[derive(Debug, Clone, PartialEq)]
 pub enum FileNews {
     Segment(TextSegment),
@@ -48,6 +64,8 @@ pub struct FileSummary {
     pub secs: f64,
     /// Words were asked for, and this model cannot tell their times.
     pub without_words: bool,
+    /// All segments once more, with their speakers, and cut where the speaker changes. None where nobody asked who speaks.
+    pub spoken: Option<Vec<TextSegment>>,
 }
 
 /// Where a recording is listened to and transcribed.
@@ -60,12 +78,11 @@ pub struct FileDesk {
 }
 
 impl FileDesk {
-    /// `ask` says what is to be made of it; its pieces are not looked at. Dropping the future ends the work at the
-    /// engine's next step; so does dropping the other end of `news`.
+    /// Dropping the future ends the work at the engine's next step; so does dropping the other end of `news`.
     pub async fn transcribe(
         &self,
         stream: FileStream,
-        ask: TranscribeAsk,
+        ask: FileAsk,
         news: mpsc::Sender<FileNews>,
     ) -> Result<FileSummary> {
         let mut work = Work::new(self, ask, news);
@@ -94,6 +111,11 @@ struct Work<'a> {
     tape: Tape,
     heard: u64,
     asked_language: String,
+    /// Whether times of words are told; to cut where the speaker changes they are asked for in any case.
+    tells_words: bool,
+    speakers: Option<(Overhearing, FileSpeakers)>,
+    /// What was told, for its speakers.
+    told: Vec<TextSegment>,
     /// Its first window has found a place in the queue.
     begun: bool,
     news: mpsc::Sender<FileNews>,
@@ -102,12 +124,18 @@ struct Work<'a> {
 }
 
 impl<'a> Work<'a> {
-    fn new(desk: &'a FileDesk, ask: TranscribeAsk, news: mpsc::Sender<FileNews>) -> Work<'a> {
+    fn new(desk: &'a FileDesk, ask: FileAsk, news: mpsc::Sender<FileNews>) -> Work<'a> {
+        let FileAsk { transcribe, speakers } = ask;
+        let tells_words = transcribe.words;
+        let transcribe = TranscribeAsk { words: tells_words || speakers.is_some(), ..transcribe };
         Work {
             desk,
             ears: Ears::open(&desk.voice),
-            asked_language: ask.language.clone(),
-            machine: BySpeech::new(ask, Windows::default(), desk.batch, Guards::default()),
+            asked_language: transcribe.language.clone(),
+            tells_words,
+            speakers: speakers.map(|speakers| (Overhearing::new(desk.queue.clone(), desk.priority), speakers)),
+            told: Vec::new(),
+            machine: BySpeech::new(transcribe, Windows::default(), desk.batch, Guards::default()),
             tape: Tape::default(),
             heard: 0,
             begun: false,
@@ -126,6 +154,10 @@ impl<'a> Work<'a> {
         }
         self.transcribe_windows().await?;
         self.tape.forget_before(self.machine.needed_from());
+        // After the first window has found its place: a queue that is full refuses the recording at the door.
+        if let Some((overhearing, _)) = &mut self.speakers {
+            overhearing.hear(samples).await?;
+        }
         Ok(())
     }
 
@@ -140,12 +172,19 @@ impl<'a> Work<'a> {
         }
         self.machine.finish(self.heard);
         self.transcribe_windows().await?;
+        let spoken = match self.speakers.take() {
+            Some((mut overhearing, speakers)) => {
+                overhearing.hear(rest).await?;
+                Some(self.attributed(&overhearing.finish(speakers.count).await?, &speakers.known))
+            }
+            None => None,
+        };
         let secs = rounded(samples_to_secs(self.heard));
         self.tell(FileNews::Progress { secs, of: Some(secs) }).await?;
         let asked = if self.asked_language == "auto" { String::new() } else { self.asked_language };
         let found = self.machine.language().map(|(language, probability)| (language.to_owned(), probability));
         let (language, probability) = found.unwrap_or((asked, 0.0));
-        Ok(FileSummary { language, probability, secs, without_words: self.machine.without_words() })
+        Ok(FileSummary { language, probability, secs, without_words: self.machine.without_words(), spoken })
     }
 
     async fn transcribe_windows(&mut self) -> Result<()> {
@@ -156,10 +195,25 @@ impl<'a> Work<'a> {
                 let language = self.machine.language().map_or(&*language, |(language, _)| language);
                 let segment = text_segment(self.next_id, language, segment);
                 self.next_id += 1;
-                self.tell(FileNews::Segment(segment)).await?;
+                if self.speakers.is_some() {
+                    self.told.push(segment.clone());
+                }
+                self.tell(FileNews::Segment(self.without_words(segment))).await?;
             }
         }
         Ok(())
+    }
+
+    /// Unless they were asked for.
+    fn without_words(&self, segment: TextSegment) -> TextSegment {
+        if self.tells_words { segment } else { TextSegment { words: Vec::new(), ..segment } }
+    }
+
+    fn attributed(&mut self, cast: &Cast, known: &Voices) -> Vec<TextSegment> {
+        let names: Vec<String> = cast.names(known);
+        let told = std::mem::take(&mut self.told);
+        let spoken = attribute(told, &cast.turns, |speaker| names[speaker].clone(), &mut self.next_id);
+        spoken.into_iter().map(|segment| self.without_words(segment)).collect()
     }
 
     async fn ask(&mut self, ask: TranscribeAsk) -> Result<Vec<PieceText>> {

@@ -3,9 +3,11 @@
 mod ask;
 mod files;
 mod queue;
+mod speakers;
 mod worker;
 
 pub use ask::{Answer, Ask};
-pub use files::{FileDesk, FileNews, FileSummary};
+pub use files::{FileAsk, FileDesk, FileNews, FileSpeakers, FileSummary};
 pub use queue::{Queue, QueueDepth, QueueLimits};
+pub use speakers::Overhearing;
 pub use worker::run;

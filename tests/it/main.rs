@@ -13,3 +13,4 @@ mod hosts;
 mod mqtt;
 mod resume;
 mod service;
+mod speakers;

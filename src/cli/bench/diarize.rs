@@ -24,9 +24,13 @@ use crate::{
     },
     engines::{
         Cancel, Diarizer, Registry, Turn,
-        diarize::{self, Observer},
+        diarize::{self, LiveSpeakers, Observer},
+        vad::{self, Silero},
     },
+    flow::audio::samples_to_secs,
+    segment::Offline,
     settings::Settings,
+    sources::speech_rules,
 };
 
 const COLLAR_SECS: f64 = 0.25;
@@ -64,12 +68,16 @@ struct Bench<'a> {
     settings: &'a Settings,
     real: PathBuf,
     observer: Observer,
+    detector: Silero,
 }
 
 struct Scored {
     errors: Errors,
     speakers: usize,
     found: usize,
+    /// As segments were told while they were spoken, before the end of the take.
+    live: Errors,
+    live_found: usize,
 }
 
 pub(super) fn run(args: Args) -> Outcome {
@@ -82,13 +90,14 @@ pub(super) fn run(args: Args) -> Outcome {
     let settings = &loaded.settings;
     let real = assets.join("real");
     let model = args.model.clone().unwrap_or_else(|| real.join("ge2e"));
-    let observer = Registry::new(settings, places(settings)).open_observer(Some(&model), args.threads.into())?;
-    let mut bench = Bench { settings, real, observer };
+    let registry = Registry::new(settings, places(settings));
+    let observer = registry.open_observer(Some(&model), args.threads.into())?;
+    let mut bench = Bench { settings, real, observer, detector: registry.open_silero(1)? };
 
     if args.model.is_none() {
         print(&figures::to_text(&[bench.embeddings()?]))?;
     }
-    print("recording                             DER    miss   false  confused  speakers\n")?;
+    print("recording                             DER    miss   false  confused  speakers  live: DER  speakers\n")?;
     for (file, truth) in bench.marked()? {
         let samples = decode(settings, &bench.real.join("diarization").join(&file))?;
         bench.score(&file, &samples, &truth)?;
@@ -120,12 +129,17 @@ fn summary(scored: &[Scored]) -> Vec<Figure> {
     let part = |secs: fn(&Errors) -> f64| 100.0 * scored.iter().map(|it| secs(&it.errors)).sum::<f64>() / speech;
     let rate = part(|it| it.miss + it.false_alarm + it.confusion);
     let right = scored.iter().filter(|it| it.found == it.speakers).count();
+    let live_secs = |it: &Errors| it.miss + it.false_alarm + it.confusion;
+    let live = 100.0 * scored.iter().map(|it| live_secs(&it.live)).sum::<f64>() / speech;
+    let live_right = scored.iter().filter(|it| it.live_found == it.speakers).count();
     let worst = scored.iter().map(|it| it.errors.rate()).fold(0.0, f64::max);
     vec![
         wanted("mixes, error rate of all", format!("{rate:.1} %"), "at most 15 %", rate <= 100.0 * WANTED_RATE),
         told("mixes, speakers confused", format!("{:.1} %", part(|it| it.confusion))),
         told("mixes, worst error rate", format!("{:.1} %", 100.0 * worst)),
         told("mixes, number of speakers right", format!("{right} of {}", scored.len())),
+        told("mixes, live: error rate of all", format!("{live:.1} %")),
+        told("mixes, live: number of speakers right", format!("{live_right} of {}", scored.len())),
     ]
 }
 
@@ -137,21 +151,45 @@ impl Bench<'_> {
         Ok(diarize::speakers(observed, None))
     }
 
+    /// Each segment under the speaker that it is published with, one after another as a session hears them.
+    fn live_turns(&mut self, samples: &[f32]) -> Result<Vec<Turn>> {
+        let mut offline = Offline::new(speech_rules(&self.settings.vad));
+        vad::probabilities(&mut self.detector, samples)?.into_iter().for_each(|it| offline.push(it));
+        let (kind, mut speakers) = (self.observer.voices.kind(), LiveSpeakers::default());
+        let mut turns = Vec::new();
+        for span in offline.finish(samples.len() as u64) {
+            let said = &samples[span.start as usize..span.end as usize];
+            let secs = samples_to_secs(said.len() as u64);
+            if secs >= LiveSpeakers::SHORTEST_SECS {
+                let voice = self.observer.voices.embed(said, &Cancel::default())?;
+                let (start, end) = (samples_to_secs(span.start), samples_to_secs(span.end));
+                turns.extend(speakers.hear(&kind, &voice, secs).map(|speaker| Turn { start, end, speaker }));
+            }
+        }
+        Ok(turns)
+    }
+
     /// Diarizes, and prints the line of this recording.
     fn score(&mut self, name: &str, samples: &[f32], truth: &[Turn]) -> Outcome<Scored> {
         let turns = self.turns(samples)?;
         let errors = der::errors(truth, &turns, COLLAR_SECS);
-        let scored = Scored { errors, speakers: count(truth), found: count(&turns) };
+        let live_turns = self.live_turns(samples)?;
+        let live = der::errors(truth, &live_turns, COLLAR_SECS);
+        let (speakers, found, live_found) = (count(truth), count(&turns), count(&live_turns));
+        let scored = Scored { errors, speakers, found, live, live_found };
         let part = |secs: f64| 100.0 * secs / errors.speech.max(f64::MIN_POSITIVE);
         print(&format!(
-            "{name:<34} {:>6.1} {:>7.1} {:>7.1} {:>9.1}  {} of {}{}\n",
+            "{name:<34} {:>6.1} {:>7.1} {:>7.1} {:>9.1}  {} of {}{} {:>11.1}  {} of {}\n",
             100.0 * errors.rate(),
             part(errors.miss),
             part(errors.false_alarm),
             part(errors.confusion),
             scored.found,
             scored.speakers,
-            if scored.found == scored.speakers { "" } else { "  ✗" },
+            if scored.found == scored.speakers { "  " } else { " ✗" },
+            100.0 * scored.live.rate(),
+            scored.live_found,
+            scored.speakers,
         ))?;
         Ok(scored)
     }

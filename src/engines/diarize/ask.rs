@@ -10,16 +10,31 @@ use crate::{
     flow::{Pcm, SAMPLE_RATE_HZ},
 };
 
-const PIECE: usize = 120 * SAMPLE_RATE_HZ as usize;
+/// Live sessions wait for no more than the work that this makes.
+pub const PIECE: usize = 30 * SAMPLE_RATE_HZ as usize;
 /// A voice detector needs some frames until it hears well.
-const LEAD: usize = 2 * SAMPLE_RATE_HZ as usize;
+pub const LEAD: usize = 2 * SAMPLE_RATE_HZ as usize;
 /// A window of the segmentation model begins in its piece and may reach beyond it.
-const TAIL: usize = 10 * SAMPLE_RATE_HZ as usize;
+pub const TAIL: usize = 10 * SAMPLE_RATE_HZ as usize;
 
 /// Utterances of one speaker each.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EmbedAsk {
     pub utterances: Vec<Pcm>,
+}
+
+/// A voice of each, of unit length.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Embedded {
+    pub kind: VoiceKind,
+    pub voices: Vec<Vec<f32>>,
+}
+
+/// Which model's voices these are: those of different models cannot be compared.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct VoiceKind {
+    pub model: String,
+    pub likeness: Likeness,
 }
 
 /// A piece of a recording, with what surrounds it.
@@ -59,7 +74,7 @@ pub struct DiarizeStep {
 /// What was heard in one piece. Times are seconds of the recording.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Observed {
-    pub likeness: Likeness,
+    pub kind: VoiceKind,
     pub heard: Heard,
 }
 
@@ -124,7 +139,7 @@ mod tests {
         assert_eq!(cores, recording);
         assert_eq!((asks[0].lead, asks[1].lead), (0, LEAD));
         assert_eq!(asks[0].audio.len(), PIECE + TAIL);
-        assert_eq!(asks[1].start_secs, 120.0);
+        assert_eq!(asks[1].start_secs, 30.0);
         assert_eq!(pieces(&[]).count(), 0);
     }
 }

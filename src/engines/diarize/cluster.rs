@@ -63,6 +63,11 @@ impl Group {
         self.members.extend(other.members);
     }
 
+    /// The same voices under one number of the caller's.
+    pub(super) fn numbered(self, member: usize) -> Group {
+        Group { members: vec![member], ..self }
+    }
+
     pub(super) fn weight(&self) -> f32 {
         self.weight
     }

@@ -10,7 +10,7 @@ use crate::{
     engines::{
         Cancel, Embedder,
         diarize::{
-            Likeness,
+            Likeness, VoiceKind,
             features::{Features, HOP, KaldiWindow, remove_mean},
             files,
         },
@@ -40,6 +40,7 @@ enum Family {
 
 /// One model of voices of any family.
 pub struct VoiceModel {
+    /// Of its folder.
     name: String,
     graph: Graph,
     family: Family,
@@ -72,11 +73,6 @@ impl VoiceModel {
         };
         let name = dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         Ok(VoiceModel { name, graph, family, input, output, features })
-    }
-
-    /// The name of its folder: voices of different models cannot be compared.
-    pub fn name(&self) -> &str {
-        &self.name
     }
 
     /// Every window's rows, whatever its length, through the model: windows of one length go together.
@@ -165,12 +161,13 @@ impl Embedder for VoiceModel {
         self.run(&windows, cancel)
     }
 
-    fn likeness(&self) -> Likeness {
-        match self.family {
+    fn kind(&self) -> VoiceKind {
+        let likeness = match self.family {
             Family::Ge2e => Likeness::GE2E,
             Family::WeSpeaker => Likeness::WESPEAKER,
             Family::CamPlus => Likeness::CAM_PLUS,
-        }
+        };
+        VoiceKind { model: self.name.clone(), likeness }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::{
     base::Result,
-    engines::{Cancel, DiarizeAsk, DiarizeStep, Diarizer, EmbedAsk, Embedder, Engine, Observed},
+    engines::{Cancel, DiarizeAsk, DiarizeStep, Diarizer, EmbedAsk, Embedded, Embedder, Engine, Observed},
 };
 
 /// Any model of voices.
@@ -11,10 +11,11 @@ pub struct Voiceprints(pub Box<dyn Embedder>);
 impl Engine for Voiceprints {
     type Ask = EmbedAsk;
     type Progress = ();
-    type Answer = Vec<Vec<f32>>;
+    type Answer = Embedded;
 
-    fn answer(&mut self, ask: &EmbedAsk, _: &mut dyn FnMut(()), cancel: &Cancel) -> Result<Vec<Vec<f32>>> {
-        ask.utterances.iter().map(|utterance| self.0.embed(utterance, cancel)).collect()
+    fn answer(&mut self, ask: &EmbedAsk, _: &mut dyn FnMut(()), cancel: &Cancel) -> Result<Embedded> {
+        let voices = ask.utterances.iter().map(|utterance| self.0.embed(utterance, cancel)).collect::<Result<_>>()?;
+        Ok(Embedded { kind: self.0.kind(), voices })
     }
 }
 

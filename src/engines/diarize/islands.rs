@@ -39,11 +39,11 @@ struct Moment<'a> {
     owns: (f64, f64),
 }
 
-/// Who speaks when. `count`: how many speakers there are, where that is known.
-pub(super) fn turns(islands: &[Island], likeness: &Likeness, count: Option<usize>) -> Vec<Turn> {
+/// Who speaks when, and what is known of each voice. `count`: how many speakers there are, where that is known.
+pub(super) fn turns(islands: &[Island], likeness: &Likeness, count: Option<usize>) -> (Vec<Turn>, Vec<Group>) {
     let (moments, chains) = moments(islands);
     if moments.is_empty() {
-        return Vec::new();
+        return (Vec::new(), Vec::new());
     }
     let mut groups = Vec::new();
     for finer in if count.is_some() { &FINER[..] } else { &FINER[..1] } {
@@ -63,7 +63,7 @@ pub(super) fn turns(islands: &[Island], likeness: &Likeness, count: Option<usize
         .map(|(moment, speaker)| Turn { start: moment.owns.0, end: moment.owns.1, speaker })
         .collect();
     adopt_short(islands, &mut turns);
-    turns
+    (turns, groups)
 }
 
 /// The windows of all islands, and which of them follow each other without a pause.
@@ -238,7 +238,7 @@ mod tests {
     #[test]
     fn a_change_inside_an_island_is_found_where_it_is_and_makes_no_third_speaker() {
         let islands = islands(&[&[(0, 6.0), (1, 5.0), (0, 4.0)], &[(1, 3.0)]], 0.6);
-        let turns = turns(&islands, &LIKENESS, None);
+        let turns = turns(&islands, &LIKENESS, None).0;
         assert_eq!(count(&turns), 2);
         for (at, same_as) in [(5.6, 0.5), (11.4, 0.5), (10.6, 6.4), (16.0, 6.4)] {
             assert_eq!(speaker_at(&turns, at), speaker_at(&turns, same_as), "at {at}");
@@ -249,27 +249,27 @@ mod tests {
     #[test]
     fn one_short_island_of_another_speaker_is_a_speaker() {
         let islands = islands(&[&[(0, 8.0)], &[(1, 1.9)], &[(0, 5.0)]], 0.8);
-        assert_eq!(count(&turns(&islands, &LIKENESS, None)), 2);
+        assert_eq!(count(&turns(&islands, &LIKENESS, None).0), 2);
     }
 
     #[test]
     fn a_given_number_of_speakers_is_kept_to() {
         let islands = islands(&[&[(0, 5.0)], &[(1, 5.0)], &[(2, 5.0)], &[(0, 5.0)]], 0.8);
         for wanted in 1..=3 {
-            assert_eq!(count(&turns(&islands, &LIKENESS, Some(wanted))), wanted);
+            assert_eq!(count(&turns(&islands, &LIKENESS, Some(wanted)).0), wanted);
         }
     }
 
     #[test]
     fn a_word_too_short_for_a_voice_goes_to_its_neighbour_or_to_nobody() {
         let mut islands = islands(&[&[(0, 3.0)], &[(0, 0.4)]], 0.3);
-        let near = turns(&islands, &LIKENESS, None);
+        let near = turns(&islands, &LIKENESS, None).0;
         assert_eq!(speaker_at(&near, 3.5), speaker_at(&near, 1.0));
         islands[1].start += 5.0;
         islands[1].end += 5.0;
-        assert_eq!(speaker_at(&turns(&islands, &LIKENESS, None), 8.5), None);
-        assert!(turns(&islands[1..], &LIKENESS, None).is_empty());
-        assert!(turns(&[], &LIKENESS, Some(2)).is_empty());
+        assert_eq!(speaker_at(&turns(&islands, &LIKENESS, None).0, 8.5), None);
+        assert!(turns(&islands[1..], &LIKENESS, None).0.is_empty());
+        assert!(turns(&[], &LIKENESS, Some(2)).0.is_empty());
     }
 
     #[test]

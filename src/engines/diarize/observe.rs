@@ -49,14 +49,14 @@ impl Diarizer for Observer {
         if piece.end > ask.audio.len() {
             return Err(Error::invalid("the piece lies outside of its audio"));
         }
-        let likeness = self.voices.likeness();
+        let kind = self.voices.kind();
         let heard = match &mut self.ear {
             Ear::Detector(detector) => {
                 Heard::Islands(islands(&mut **detector, &mut *self.voices, ask, piece, step, cancel)?)
             }
             Ear::Segmenter(segmenter) => Heard::Tracks(tracks(segmenter, &mut *self.voices, ask, piece, step, cancel)?),
         };
-        Ok(Observed { likeness, heard })
+        Ok(Observed { kind, heard })
     }
 }
 
@@ -151,7 +151,10 @@ fn alone(window: &[f32], active: &[u8], track: u8) -> Vec<f32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engines::{VoiceFrame, diarize::Likeness};
+    use crate::engines::{
+        VoiceFrame,
+        diarize::{Likeness, VoiceKind},
+    };
 
     /// Loud frames are speech.
     struct Loud;
@@ -183,8 +186,9 @@ mod tests {
             stretches.iter().map(|stretch| self.embed(&audio[stretch.clone()], cancel)).collect()
         }
 
-        fn likeness(&self) -> Likeness {
-            Likeness { merge: 0.7, coherence: 0.8, same: 0.7 }
+        fn kind(&self) -> VoiceKind {
+            let likeness = Likeness { merge: 0.7, coherence: 0.8, same: 0.7 };
+            VoiceKind { model: "sign".to_owned(), likeness }
         }
     }
 
@@ -207,13 +211,13 @@ mod tests {
         let observed: Vec<Observed> = crate::engines::diarize::pieces(&recording)
             .map(|ask| observer.diarize(&ask, &mut |_| steps += 1, &Cancel::default()).unwrap())
             .collect();
-        assert_eq!(observed.len(), 2);
+        assert_eq!(observed.len(), 8);
         assert!(steps >= 56);
         let turns = crate::engines::diarize::speakers(observed, None);
         assert_eq!(turns.len(), 56, "{turns:?}");
         assert!(turns.iter().enumerate().all(|(at, turn)| turn.speaker == at % 2));
-        // The cut at 120 s lies inside of a turn of the second speaker, and is not seen.
-        assert!(turns.iter().any(|turn| turn.start < 119.9 && turn.end > 120.5));
+        // The cut at 30 s lies inside of a turn of the second speaker, and is not seen.
+        assert!(turns.iter().any(|turn| turn.start < 29.9 && turn.end > 30.5));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::{
     base::{Error, Result},
     engines::{
         Embedder, EngineSpec, Speakers, Spec, VoiceDetector, Voiceprints,
-        diarize::{Ear, Observer, Segmenter, VoiceModel, voices_dir},
+        diarize::{Observer, Segmenter, VoiceModel, voices_dir},
         vad::Silero,
     },
     runtime::Runtime,
@@ -34,7 +34,7 @@ pub struct VoiceFiles {
 }
 
 impl VoiceFiles {
-    pub fn open(&self) -> Result<VoiceModel> {
+    fn open(&self) -> Result<VoiceModel> {
         let runtime = Runtime::open(&self.library)?;
         match Segmenter::open(&runtime, &self.dir, self.threads)? {
             Some(_) => VoiceModel::open(&runtime, &voices_dir(&self.dir, &self.places)?, self.threads),
@@ -43,16 +43,21 @@ impl VoiceFiles {
     }
 }
 
+impl VoicesSpec {
+    pub fn open(&self) -> Result<Box<dyn Embedder>> {
+        match self {
+            VoicesSpec::Files(files) => Ok(Box::new(files.open()?)),
+            #[cfg(any(test, feature = "test-engine"))]
+            VoicesSpec::TestLoudness => Ok(Box::new(crate::engines::loudness::Loudness)),
+        }
+    }
+}
+
 impl Spec for VoicesSpec {
     type Engine = Voiceprints;
 
     fn build(&self) -> Result<Voiceprints> {
-        let voices: Box<dyn Embedder> = match self {
-            VoicesSpec::Files(files) => Box::new(files.open()?),
-            #[cfg(any(test, feature = "test-engine"))]
-            VoicesSpec::TestLoudness => Box::new(crate::engines::loudness::Loudness),
-        };
-        Ok(Voiceprints(voices))
+        self.open().map(Voiceprints)
     }
 }
 
@@ -85,9 +90,10 @@ impl SpeakersSpec {
         match &self.voices {
             VoicesSpec::Files(files) => Observer::open(&runtime, &files.dir, &files.places, self.threads, detector),
             #[cfg(any(test, feature = "test-engine"))]
-            VoicesSpec::TestLoudness => {
-                Ok(Observer { ear: Ear::Detector(detector()?), voices: Box::new(crate::engines::loudness::Loudness) })
-            }
+            VoicesSpec::TestLoudness => Ok(Observer {
+                ear: crate::engines::diarize::Ear::Detector(detector()?),
+                voices: Box::new(crate::engines::loudness::Loudness),
+            }),
         }
     }
 }

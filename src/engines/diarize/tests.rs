@@ -16,31 +16,6 @@ use crate::{
     settings,
 };
 
-fn turn(start: f64, end: f64, speaker: usize) -> Turn {
-    Turn { start, end, speaker }
-}
-
-#[test]
-fn short_pauses_of_one_speaker_are_part_of_the_turn() {
-    let turns = vec![turn(0.0, 1.0, 0), turn(1.6, 2.0, 0), turn(2.1, 3.0, 1), turn(3.1, 4.0, 0), turn(5.1, 6.0, 0)];
-    let expected = [turn(0.0, 2.0, 0), turn(2.1, 3.0, 1), turn(3.1, 4.0, 0), turn(5.1, 6.0, 0)];
-    assert_eq!(filled(turns), expected);
-}
-
-#[test]
-fn speakers_are_numbered_as_they_are_heard() {
-    let mut turns = [turn(0.0, 1.0, 7), turn(1.0, 2.0, 2), turn(2.0, 3.0, 7)];
-    renumber(&mut turns);
-    assert_eq!(turns.map(|turn| turn.speaker), [0, 1, 0]);
-}
-
-#[test]
-fn nothing_observed_is_nobody() {
-    assert!(speakers([], None).is_empty());
-    let silence = Observed { likeness: Likeness::GE2E, heard: Heard::Islands(Vec::new()) };
-    assert!(speakers([silence], Some(2)).is_empty());
-}
-
 fn model(assets: &Path) -> VoiceModel {
     let checkout = Path::new(env!("CARGO_MANIFEST_DIR"));
     let library = runtime::find("", &runtime::candidates(checkout, checkout)).unwrap();

@@ -19,11 +19,13 @@ const SMALL_PART: f32 = 0.1;
 const SMALL_TRACKS: usize = 6;
 const FRAME_SECS: f64 = FRAME_STEP as f64 / SAMPLE_RATE_HZ as f64;
 
-pub(super) fn turns(windows: &[TrackWindow], likeness: &Likeness, count: Option<usize>) -> Vec<Turn> {
-    let centroids = centroids(windows, likeness, count);
-    if centroids.is_empty() {
-        return Vec::new();
+/// Who speaks when, and what is known of each voice. `count`: how many speakers there are, where that is known.
+pub(super) fn turns(windows: &[TrackWindow], likeness: &Likeness, count: Option<usize>) -> (Vec<Turn>, Vec<Group>) {
+    let groups = groups(windows, likeness, count);
+    if groups.is_empty() {
+        return (Vec::new(), groups);
     }
+    let centroids: Vec<Vec<f32>> = groups.iter().map(Group::centroid).collect();
     let end = windows.iter().map(|window| first_frame(window) + window.active.len()).max().unwrap_or(0);
     let mut votes = vec![0_u16; end * centroids.len()];
     let mut heard = vec![(0_u16, 0_u16); end];
@@ -60,7 +62,7 @@ pub(super) fn turns(windows: &[TrackWindow], likeness: &Likeness, count: Option<
         }
     }
     turns.sort_by(|a, b| a.start.total_cmp(&b.start));
-    turns
+    (turns, groups)
 }
 
 fn first_frame(window: &TrackWindow) -> usize {
@@ -81,7 +83,7 @@ fn named(votes: &[u16], (active, windows): (u16, u16)) -> Vec<usize> {
     order
 }
 
-fn centroids(windows: &[TrackWindow], likeness: &Likeness, count: Option<usize>) -> Vec<Vec<f32>> {
+fn groups(windows: &[TrackWindow], likeness: &Likeness, count: Option<usize>) -> Vec<Group> {
     let tracks = || windows.iter().flat_map(|window| window.voices.iter().flatten());
     let founding = |least: f32| -> Vec<Group> {
         let long = tracks().filter(|track| track.clean_secs >= least).enumerate();
@@ -99,7 +101,7 @@ fn centroids(windows: &[TrackWindow], likeness: &Likeness, count: Option<usize>)
     if let Some(count) = count {
         groups = agglomerate(groups, likeness, f32::NEG_INFINITY, count);
     }
-    groups.iter().map(Group::centroid).collect()
+    groups
 }
 
 /// Who each track of a window is. Two tracks of one window are two people, so the closest choose first.
@@ -165,7 +167,8 @@ mod tests {
     #[test]
     fn tracks_numbered_anew_in_every_window_become_whole_turns_with_their_overlap() {
         let truth = [(0.5, 8.0, 0), (7.0, 15.0, 1), (16.0, 22.0, 0), (23.0, 29.0, 2)];
-        let turns = turns(&windows(&truth, 30.0), &LIKENESS, None);
+        let (turns, groups) = turns(&windows(&truth, 30.0), &LIKENESS, None);
+        assert_eq!(groups.len(), 3);
         assert_eq!(turns.len(), truth.len(), "{turns:?}");
         for (turn, (start, end, _)) in turns.iter().zip(truth) {
             assert!((turn.start - start).abs() < 0.1 && (turn.end - end).abs() < 0.1, "{turn:?}");
@@ -179,7 +182,7 @@ mod tests {
     fn a_given_number_of_speakers_is_kept_to() {
         let windows = windows(&[(0.0, 9.0, 0), (10.0, 19.0, 1), (20.0, 29.0, 2)], 30.0);
         for wanted in 1..=3 {
-            let turns = turns(&windows, &LIKENESS, Some(wanted));
+            let (turns, _) = turns(&windows, &LIKENESS, Some(wanted));
             let speakers: std::collections::BTreeSet<usize> = turns.iter().map(|turn| turn.speaker).collect();
             assert_eq!(speakers.len(), wanted);
         }
@@ -187,7 +190,7 @@ mod tests {
 
     #[test]
     fn silence_has_no_turns() {
-        assert!(turns(&windows(&[], 20.0), &LIKENESS, None).is_empty());
-        assert!(turns(&[], &LIKENESS, Some(3)).is_empty());
+        assert!(turns(&windows(&[], 20.0), &LIKENESS, None).0.is_empty());
+        assert!(turns(&[], &LIKENESS, Some(3)).0.is_empty());
     }
 }

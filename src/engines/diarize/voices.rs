@@ -87,6 +87,10 @@ impl Voices {
         if !printable || voice.name.chars().count() > LONGEST_NAME {
             return Err(Error::invalid(format!("a name has 1 to {LONGEST_NAME} printable characters")));
         }
+        if voice.name.strip_prefix('S').is_some_and(|rest| rest.parse::<u64>().is_ok()) {
+            return Err(Error::invalid(format!("{} is what somebody without a name is called", voice.name))
+                .hint("take another name"));
+        }
         if voice.voice.is_empty() || voice.voice.iter().any(|value| !value.is_finite()) {
             return Err(Error::invalid("this is no voice"));
         }
@@ -199,7 +203,7 @@ mod tests {
     fn bad_names_bad_voices_and_damaged_files_are_refused_and_change_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let mut voices = Voices::open(dir.path()).unwrap();
-        for name in ["", "  ", "a\nb", &"x".repeat(65)] {
+        for name in ["", "  ", "a\nb", "S1", &"x".repeat(65)] {
             assert_eq!(voices.enroll(voice(name, "m", [1.0, 0.0])).unwrap_err().kind(), Kind::Invalid);
         }
         assert!(voices.enroll(voice("Ana", "m", [f32::NAN, 0.0])).is_err());

@@ -21,8 +21,8 @@ use crate::{
     base::{Error, Kind, Result, lock},
     device::{Facts, Gpu},
     engines::{
-        Asr, Speakers, Voice, VoiceDetector, VoiceLimits, Voiceprints,
-        diarize::{Observer, VoiceModel},
+        Asr, Embedder, Speakers, Voice, VoiceDetector, VoiceLimits, Voiceprints,
+        diarize::Observer,
         prepare::{EngineStatus, Engines},
         remote::{Probe, Remote, RemoteHealth},
         vad::Silero,
@@ -141,8 +141,8 @@ impl Registry {
     }
 
     /// A model of voices of the caller's own: that in `dir`, else the one that goes with the settings' diarizer.
-    pub fn open_voices(&self, dir: Option<&Path>, threads: usize) -> Result<VoiceModel> {
-        voices::files(&self.stock(), dir, threads)?.open()
+    pub fn open_voices(&self, dir: Option<&Path>, threads: usize) -> Result<Box<dyn Embedder>> {
+        voices::voices_spec(&self.stock(), dir, threads)?.open()
     }
 
     /// The voice detector, loaded by the first who asks. It is small and lives as long as the daemon.

@@ -27,11 +27,9 @@ const SEGMENTATION: &str = "pyannote-segmentation";
 
 /// The diarizer, in a process of its own.
 pub(super) fn speakers(stock: &Stock<'_>) -> Result<Serving> {
-    #[cfg(any(test, feature = "test-engine"))]
-    if stock.model(Task::Diarize)? == TEST {
-        let (voices, library, detector) = (VoicesSpec::TestLoudness, stock.library()?, Some(stock.silero()?));
-        let spec = SpeakersSpec { voices, library, detector, threads: THREADS };
-        return serving(stock, "turns", 1 << 20, Recipe::of(spec));
+    let recipe = Recipe::of(speakers_spec(stock, None, THREADS)?);
+    if is_test(stock, None) {
+        return serving(stock, "turns", 1 << 20, recipe);
     }
     let dir = installed_dir(&stock.places.models, stock.model(Task::Diarize)?)?;
     let mut bytes = weight(&dir) + WORKSPACE_BYTES;
@@ -40,35 +38,44 @@ pub(super) fn speakers(stock: &Stock<'_>) -> Result<Serving> {
         // Said before anybody speaks.
         false => drop(stock.silero()?),
     }
-    serving(stock, "turns", bytes, Recipe::of(speakers_spec(stock, None, THREADS)?))
+    serving(stock, "turns", bytes, recipe)
 }
 
 /// The model of voices, on a thread: it answers for one utterance within milliseconds.
 pub(super) fn voiceprints(stock: &Stock<'_>) -> Result<Serving> {
-    #[cfg(any(test, feature = "test-engine"))]
-    if stock.model(Task::Diarize)? == TEST {
-        return serving(stock, "voices", 1 << 20, Recipe::small(VoicesSpec::TestLoudness));
+    let recipe = Recipe::small(voices_spec(stock, None, THREADS)?);
+    if is_test(stock, None) {
+        return serving(stock, "voices", 1 << 20, recipe);
     }
     let dir = installed_dir(&stock.places.models, stock.model(Task::Diarize)?)?;
     let of_voices = if is_segmentation(stock)? { voices_dir(&dir, &stock.places.models)? } else { dir };
-    let spec = VoicesSpec::Files(files(stock, None, THREADS)?);
-    serving(stock, "voices", 2 * weight(&of_voices) + VOICES_WORKSPACE_BYTES, Recipe::small(spec))
+    serving(stock, "voices", 2 * weight(&of_voices) + VOICES_WORKSPACE_BYTES, recipe)
 }
 
 /// Of the models in `dir`, else of those that the settings name.
 pub(super) fn speakers_spec(stock: &Stock<'_>, dir: Option<&Path>, threads: usize) -> Result<SpeakersSpec> {
-    let files = files(stock, dir, threads)?;
-    let library = files.library.clone();
-    Ok(SpeakersSpec { voices: VoicesSpec::Files(files), library, detector: stock.silero().ok(), threads })
+    let (voices, library) = (voices_spec(stock, dir, threads)?, stock.library()?);
+    Ok(SpeakersSpec { voices, library, detector: stock.silero().ok(), threads })
 }
 
-pub(super) fn files(stock: &Stock<'_>, dir: Option<&Path>, threads: usize) -> Result<VoiceFiles> {
+pub(super) fn voices_spec(stock: &Stock<'_>, dir: Option<&Path>, threads: usize) -> Result<VoicesSpec> {
+    #[cfg(any(test, feature = "test-engine"))]
+    if is_test(stock, dir) {
+        return Ok(VoicesSpec::TestLoudness);
+    }
     let places = stock.places.models.clone();
     let dir = match dir {
         Some(dir) => dir.to_owned(),
         None => installed_dir(&places, stock.model(Task::Diarize)?)?,
     };
-    Ok(VoiceFiles { library: stock.library()?, dir, places, threads })
+    Ok(VoicesSpec::Files(VoiceFiles { library: stock.library()?, dir, places, threads }))
+}
+
+/// Whether the model is that of the tests, which is in no folder.
+fn is_test(stock: &Stock<'_>, dir: Option<&Path>) -> bool {
+    cfg!(any(test, feature = "test-engine"))
+        && dir.is_none()
+        && stock.model(Task::Diarize).is_ok_and(|model| model == "test-loudness")
 }
 
 /// What the two engines are told apart by in the ledger, where they stand under the same model.
@@ -94,6 +101,3 @@ fn weight(dir: &Path) -> u64 {
     let size = |path: PathBuf| fs::metadata(path).map(|it| it.len()).unwrap_or(0);
     graph_file(dir).map(size).unwrap_or(0)
 }
-
-#[cfg(any(test, feature = "test-engine"))]
-const TEST: &str = "test-loudness";
