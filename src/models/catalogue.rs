@@ -15,7 +15,7 @@ use std::{
 use crate::base::{Error, Kind, Result};
 
 pub(crate) use entry::is_side_file;
-pub use entry::{Check, Entry, Known, Licence, ONLY};
+pub use entry::{Check, Entry, Known, Licence, ONLY, PLAN};
 pub(crate) use names::{safe_name, safe_path};
 
 /// A larger file of a user's own is no entry.

@@ -79,7 +79,7 @@ impl Registry {
     async fn hire_here<E: Hireable>(&self, priority: Priority) -> Result<Hired<E>> {
         let serving = E::serving(&self.stock())?;
         let memory = self.memory()?;
-        let order = self.order(&serving.providers, serving.checked.as_ref())?;
+        let order = self.order(&serving)?;
         let mut instead = order.told;
         let mut refused = None;
         for provider in &order.providers {

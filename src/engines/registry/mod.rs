@@ -4,6 +4,7 @@ mod hire;
 mod kinds;
 mod loader;
 mod memory;
+mod plans;
 mod serving;
 mod status;
 mod tensorrt;
@@ -257,7 +258,9 @@ impl Registry {
     /// A provider that this machine cannot have is told before anybody speaks. What TensorRT lacks is told as it builds.
     fn has_a_place(&self, serving: &Serving) -> Result<()> {
         match (self.0.memory.get(), serving.providers.first()) {
-            (Some(memory), Some(provider)) if *provider != Provider::TensorRt => memory.shelf(*provider).map(drop),
+            (Some(memory), Some(provider)) if *provider != Provider::TensorRt || serving.beside.is_some() => {
+                memory.shelf(*provider).map(drop)
+            }
             _ => Ok(()),
         }
     }

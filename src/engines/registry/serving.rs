@@ -13,13 +13,13 @@ use crate::{
     base::{Error, Kind, Result},
     engines::{
         AsrSpec,
-        asr::whisper::{GraphFile, WhisperSpec},
-        registry::{Places, loader::Recipe, tensorrt::Checked},
+        asr::whisper::{GraphFile, PlanPlace, WhisperSpec},
+        registry::{Places, loader::Recipe, plans, tensorrt::Checked},
         vad,
     },
     flow::Task,
     models::{
-        catalogue::{self, Catalogue, Entry},
+        catalogue::{self, Catalogue, Entry, PLAN},
         installed,
     },
     runtime::{self, ProviderOptions},
@@ -40,6 +40,8 @@ pub struct Serving {
     pub(super) resident: bool,
     /// For TensorRT, which serves only what was held against a check.
     pub(super) checked: Option<Checked>,
+    /// Where the graphs beside plans of TensorRT run, if there are plans.
+    pub(super) beside: Option<Provider>,
     pub(super) built_of: BuiltOf,
 }
 
@@ -55,8 +57,10 @@ impl Serving {
             BuiltOf::Recipe(recipe) => recipe.clone(),
             BuiltOf::Whisper(spec) => {
                 let engines = settings.engines_dir().join(&self.model).join(&self.variant);
-                let provider = ProviderOptions::new(provider, &settings.providers, Some(&engines));
-                Recipe::of(AsrSpec::Whisper(Box::new(WhisperSpec { provider, ..WhisperSpec::clone(spec) })))
+                let on = |provider| ProviderOptions::new(provider, &settings.providers, Some(&engines));
+                let plans = PlanPlace { provider: on(provider), folder: engines.join("plans") };
+                let provider = on(self.beside.unwrap_or(provider));
+                Recipe::of(AsrSpec::Whisper(Box::new(WhisperSpec { provider, plans, ..WhisperSpec::clone(spec) })))
             }
         }
     }
@@ -100,6 +104,8 @@ impl<'a> Stock<'a> {
     pub(super) fn transcriber(&self, model: &str) -> Result<Serving> {
         let task = Task::Transcribe;
         let variant = self.settings.variant_for(task);
+        let mut providers = self.settings.providers_for(task);
+        let mut beside = None;
         let (variant, estimate_bytes, checked, built_of) = match model {
             #[cfg(any(test, feature = "test-engine"))]
             "test-echo" => ("only".to_owned(), 1 << 20, None, BuiltOf::Recipe(Recipe::of(AsrSpec::TestEcho))),
@@ -110,6 +116,11 @@ impl<'a> Stock<'a> {
                     None => bare(model, variant, places)?,
                 };
                 let Found { variant, dir, encoder, decoder, bytes, checked } = found;
+                if encoder.plan.is_some() || decoder.plan.is_some() {
+                    let is_whole = encoder.plan.is_some() && decoder.plan.is_some();
+                    beside = Some(plans::beside((model, &variant), is_whole, &providers, self.settings)?);
+                    providers = vec![Provider::TensorRt];
+                }
                 let threads = thread::available_parallelism().map_or(1, usize::from);
                 let spec = WhisperSpec { encoder, decoder, ..WhisperSpec::of(&dir, &self.library()?, threads) };
                 (variant, bytes + WORKSPACE_BYTES, checked, BuiltOf::Whisper(Box::new(spec)))
@@ -118,10 +129,11 @@ impl<'a> Stock<'a> {
         Ok(Serving {
             model: model.to_owned(),
             variant,
-            providers: self.settings.providers_for(task),
+            providers,
             estimate_bytes,
             resident: self.settings.is_resident(task),
             checked,
+            beside,
             built_of,
         })
     }
@@ -154,13 +166,17 @@ fn listed(entry: &Entry, variant: Option<&str>, places: &[PathBuf]) -> Result<Fo
     let graph = |role: &str, prefixes: &[&str]| {
         let path = entry.graph(variant, role).unwrap_or_default();
         let file = Path::new(&path);
-        let stem = file.file_stem().unwrap_or_default().to_string_lossy();
-        let suffix = prefixes.iter().find_map(|prefix| stem.strip_prefix(prefix));
-        let suffix = suffix.filter(|_| path.ends_with(".onnx")).map(str::to_owned);
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        let plan = entry.plans.get(role).filter(|_| path.ends_with(PLAN)).cloned();
+        // The two graphs of a split decoder would need a signature each.
+        let prefixes = if plan.is_some() { &prefixes[..1] } else { prefixes };
+        let rest = prefixes.iter().find_map(|prefix| name.strip_prefix(prefix));
+        let suffix = rest.and_then(|rest| if plan.is_some() { Some(rest) } else { rest.strip_suffix(".onnx") });
+        let suffix = suffix.map(str::to_owned);
         let folder = file.parent().unwrap_or(Path::new("")).to_string_lossy().into_owned();
-        suffix.map(|suffix| GraphFile { folder, suffix }).ok_or_else(|| {
+        suffix.map(|suffix| GraphFile { folder, suffix, plan }).ok_or_else(|| {
             Error::new(Kind::Unsupported, format!("{}: the graph `{role}` ({path}) is none of Whisper's", entry.name))
-                .hint("its files are encoder_model*.onnx and decoder_model_merged*.onnx")
+                .hint("its files are encoder_model*.onnx and decoder_model_merged*.onnx, or plans: *.engine")
         })
     };
     let encoder = graph("encoder", &["encoder_model"])?;
@@ -217,6 +233,10 @@ fn suffix_of(variant: &str) -> Result<String> {
         "fp32" => String::new(),
         "q8" => "_quantized".to_owned(),
         "fp16" | "int8" | "uint8" | "q4" | "q4f16" | "bnb4" => format!("_{variant}"),
+        plan if plan.ends_with(PLAN) => {
+            return Err(Error::invalid(format!("{plan}: a folder says nothing of what goes into a plan"))
+                .hint("write an entry of your own with `plans.encoder`; models/README.md shows one"));
+        }
         _ => {
             return Err(Error::invalid(format!("there is no precision `{variant}`"))
                 .hint("fp32, fp16, int8, uint8, q8, q4, q4f16 or bnb4"));
@@ -241,9 +261,10 @@ fn on_disk(dir: &Path, graphs: &[&GraphFile]) -> u64 {
     let mut bytes = 0;
     for graph in graphs {
         for stem in ["encoder_model", "decoder_model_merged"] {
-            let name = format!("{stem}{}.onnx", graph.suffix);
+            let path = dir.join(graph.path(stem));
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
             let listed = fs::read_dir(dir.join(&graph.folder)).into_iter().flatten().flatten();
-            let parts = listed.filter(|file| file.file_name().to_string_lossy().starts_with(&name));
+            let parts = listed.filter(|file| file.file_name().to_string_lossy().starts_with(&*name));
             bytes += parts.filter_map(|file| Some(file.metadata().ok()?.len())).sum::<u64>();
         }
     }
@@ -258,6 +279,10 @@ fn unsupported(model: &str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        engines::Hosting,
+        settings::{Sources, load},
+    };
 
     fn model(files: &[&str], config: &str) -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
@@ -280,6 +305,63 @@ mod tests {
         assert!(bare("mine", Some("fp16"), &places).err().unwrap().full().contains("encoder_model_fp16.onnx"));
         assert!(bare("mine", Some("fp7"), &places).err().unwrap().full().contains("q4f16"));
         assert!(bare("other", None, &places).err().unwrap().full().contains("vigia models list"));
+    }
+
+    /// A Whisper of one's own whose encoder is a plan.
+    const PLANNED: &str = r#"
+        name = "mine"
+        title = "Mine"
+        tasks = ["transcribe"]
+        family = "whisper"
+        source = "made here"
+        default_variant = "trt"
+        files = ["config.json"]
+        [licence]
+        name = "none"
+        [graphs]
+        encoder = "onnx/encoder_model"
+        decoder = "onnx/decoder_model_merged"
+        [variants]
+        trt = { encoder = "_sm87.engine" }
+        [plans.encoder]
+        inputs = { input_features = "f32 1x80x3000" }
+        outputs = { last_hidden_state = "f32 1x1500x384" }
+    "#;
+
+    #[test]
+    fn an_entry_with_a_plan_serves_it_on_tensorrt_and_the_rest_beside_it() {
+        let files = ["encoder_model_sm87.engine", "decoder_model_merged.onnx"];
+        let dir = model(&files, r#"{"model_type":"whisper"}"#);
+        let entries = tempfile::tempdir().unwrap();
+        let serving = |text: &str, sets: &[&str]| {
+            fs::write(entries.path().join("mine.toml"), text).unwrap();
+            let catalogue = Catalogue::load(Some(entries.path())).map_err(|error| error.full());
+            let found = listed(catalogue.as_ref().unwrap().require("mine").unwrap(), None, &[dir.path().to_owned()])?;
+            assert_eq!(found.encoder.path("encoder_model"), Path::new("onnx/encoder_model_sm87.engine"));
+            assert!(found.decoder.plan.is_none());
+            assert_eq!(found.bytes, 200, "the plan counts");
+            let sets = sets.iter().map(|it| (*it).to_owned()).collect();
+            let settings = load(&Sources { sets, ..Sources::default() }).unwrap().settings;
+            // Any file is a library that nobody opens.
+            let places = Places {
+                models: vec![dir.path().to_owned()],
+                library: vec![dir.path().join("mine/config.json")],
+                own_entries: None,
+                hosting: Hosting::Threads,
+            };
+            Stock { settings: &settings, catalogue: &catalogue, places: &places }.transcriber("mine")
+        };
+        let on_tensorrt = ["tasks.transcribe.provider=tensorrt", "providers.order=[\"cuda\"]"];
+        let it = serving(PLANNED, &on_tensorrt).unwrap();
+        assert_eq!((&it.providers[..], it.beside), (&[Provider::TensorRt][..], Some(Provider::Cuda)));
+        assert!(serving(PLANNED, &[]).err().unwrap().full().contains("another variant"), "nothing else runs a plan");
+        let split = PLANNED.replace("onnx/decoder_model_merged", "onnx/decoder_model");
+        let split = split.replace("trt = { ", "trt = { decoder = \".engine\", ");
+        let split = split.replace("[plans.encoder]", "[plans.decoder]\ninputs = {}\noutputs = {}\n[plans.encoder]");
+        fs::write(dir.path().join("mine/onnx/decoder_model.engine"), [0; 100]).unwrap();
+        let error = serving(&split, &on_tensorrt).err().unwrap();
+        assert!(error.full().contains("none of Whisper's"), "{}", error.full());
+        assert!(bare("mine", Some("_sm87.engine"), &[dir.path().to_owned()]).err().unwrap().full().contains("plans."));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::{
     engines::{
         Hired, Registry,
         prepare::{EngineKey, HostedBuilder, OnnxBuilder, Workbench},
-        registry::loader::Recipe,
+        registry::{loader::Recipe, serving::Serving},
     },
     flow::Priority,
     models::{ModelKey, Need, catalogue::Check},
@@ -38,10 +38,11 @@ pub(super) struct Order {
 }
 
 impl Registry {
-    /// `order`: as the settings want it.
-    pub(super) fn order(&self, order: &[Provider], checked: Option<&Checked>) -> Result<Order> {
-        if order.first() != Some(&Provider::TensorRt) {
-            return Ok(Order { providers: order.to_vec(), told: None });
+    pub(super) fn order(&self, serving: &Serving) -> Result<Order> {
+        let (order, checked) = (&serving.providers, serving.checked.as_ref());
+        // What a plan is needs no engine.
+        if order.first() != Some(&Provider::TensorRt) || serving.beside.is_some() {
+            return Ok(Order { providers: order.clone(), told: None });
         }
         let key = match checked {
             Some(checked) => self.engine_key(checked),

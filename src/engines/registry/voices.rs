@@ -87,6 +87,7 @@ fn serving(stock: &Stock<'_>, variant: &str, estimate_bytes: u64, recipe: Recipe
         estimate_bytes,
         resident: stock.settings.is_resident(Task::Diarize),
         checked: None,
+        beside: None,
         built_of: BuiltOf::Recipe(recipe),
     })
 }

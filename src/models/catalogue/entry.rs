@@ -16,7 +16,7 @@ use crate::{
 pub const ONLY: &str = "only";
 
 /// How the suffix of a serialized plan of TensorRT ends; it stands for the whole ending of the file.
-const PLAN: &str = ".engine";
+pub const PLAN: &str = ".engine";
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

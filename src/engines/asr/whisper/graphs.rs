@@ -4,6 +4,9 @@
 //! |---|---|---|
 //! | merged | `decoder_model_merged` | `use_cache_branch`, where the graph has it |
 //! | split | `decoder_model`, `decoder_with_past_model` | another graph |
+//!
+//! A graph may be a serialized plan of TensorRT instead (`encoder_model_sm87.engine`), where the catalogue says what goes
+//! in and comes out.
 
 use std::path::{Path, PathBuf};
 
@@ -12,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     base::{Error, Result},
     engines::asr::whisper::files::{ModelFiles, wrong},
-    runtime::{Graph, GraphOptions, Port, ProviderOptions, Runtime, Tensor, Wanted},
+    runtime::{Graph, GraphOptions, Port, ProviderOptions, Runtime, Signature, Tensor, Wanted, open_plan},
 };
 
 /// Which model to open, and how. Plain data: it crosses to the process of the engine.
@@ -24,24 +27,43 @@ pub struct WhisperSpec {
     pub library: PathBuf,
     pub encoder: GraphFile,
     pub decoder: GraphFile,
+    /// Of the graphs that are no plans.
     pub provider: ProviderOptions,
+    pub plans: PlanPlace,
     pub threads: usize,
     /// Pieces decoded together.
     pub batch: usize,
 }
 
 /// One graph of an export: `onnx/decoder_model_merged_q4.onnx` is of the folder `onnx` and has the suffix `_q4`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct GraphFile {
     /// Within the model's folder.
     pub folder: String,
     pub suffix: String,
+    /// What goes into a plan and comes out of it; its suffix is the whole ending of its file. None: it is ONNX.
+    pub plan: Option<Signature>,
 }
 
 impl Default for GraphFile {
     fn default() -> GraphFile {
-        GraphFile { folder: "onnx".to_owned(), suffix: String::new() }
+        GraphFile { folder: "onnx".to_owned(), suffix: String::new(), plan: None }
     }
+}
+
+impl GraphFile {
+    /// Within the model's folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        let ending = if self.plan.is_some() { "" } else { ".onnx" };
+        Path::new(&self.folder).join(format!("{name}{}{ending}", self.suffix))
+    }
+}
+
+/// Where plans run, and where what they need beside them is kept.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct PlanPlace {
+    pub provider: ProviderOptions,
+    pub folder: PathBuf,
 }
 
 impl WhisperSpec {
@@ -53,24 +75,30 @@ impl WhisperSpec {
             encoder: GraphFile::default(),
             decoder: GraphFile::default(),
             provider: ProviderOptions::Cpu,
+            plans: PlanPlace::default(),
             threads,
             batch: 8,
         }
     }
 
     fn path(&self, file: &GraphFile, name: &str) -> PathBuf {
-        self.dir.join(&file.folder).join(format!("{name}{}.onnx", file.suffix))
+        self.dir.join(file.path(name))
     }
 
-    fn open(&self, runtime: &Runtime, path: &Path, same_shapes: bool) -> Result<Graph> {
+    fn open(&self, runtime: &Runtime, file: &GraphFile, name: &str, same_shapes: bool) -> Result<Graph> {
+        let provider = if file.plan.is_some() { &self.plans.provider } else { &self.provider };
         let options = GraphOptions {
             threads: self.threads,
-            provider: self.provider.clone(),
+            provider: provider.clone(),
             spinning: self.threads > 1,
             same_shapes,
             mapped: false,
         };
-        Graph::open(runtime, path, &options)
+        let path = self.path(file, name);
+        match &file.plan {
+            Some(signature) => open_plan(runtime, &path, signature, &options, &self.plans.folder),
+            None => Graph::open(runtime, &path, &options),
+        }
     }
 }
 
@@ -83,8 +111,7 @@ pub(super) struct Encoder {
 
 impl Encoder {
     pub(super) fn open(spec: &WhisperSpec, runtime: &Runtime, files: &ModelFiles) -> Result<Encoder> {
-        let path = spec.path(&spec.encoder, "encoder_model");
-        let graph = spec.open(runtime, &path, true)?;
+        let graph = spec.open(runtime, &spec.encoder, "encoder_model", true)?;
         let inputs = graph.input_ports()?;
         let outputs = graph.output_ports()?;
         let [input] = &inputs[..] else {
@@ -147,18 +174,20 @@ pub(super) struct DecoderGraphs {
 
 impl DecoderGraphs {
     pub(super) fn open(spec: &WhisperSpec, runtime: &Runtime, files: &ModelFiles) -> Result<DecoderGraphs> {
-        let open = |path: &Path| DecoderGraph::open(spec.open(runtime, path, false)?, &spec.dir, files);
-        let merged = spec.path(&spec.decoder, "decoder_model_merged");
-        let (split, with_past) =
-            (spec.path(&spec.decoder, "decoder_model"), spec.path(&spec.decoder, "decoder_with_past_model"));
-        if merged.is_file() || !(split.is_file() && with_past.is_file()) {
-            let first = open(&merged)?;
+        let (merged, split, with_past) = ("decoder_model_merged", "decoder_model", "decoder_with_past_model");
+        let open = |name: &str| {
+            let graph = spec.open(runtime, &spec.decoder, name, false)?;
+            DecoderGraph::open(graph, &spec.dir, files)
+        };
+        let is_there = |name: &str| spec.path(&spec.decoder, name).is_file();
+        if is_there(merged) || !(is_there(split) && is_there(with_past)) {
+            let first = open(merged)?;
             if first.names.own_past.is_empty() {
                 return Err(wrong(&spec.dir, "its merged decoder takes no keys and values"));
             }
             return Ok(DecoderGraphs { first, later: None });
         }
-        let (first, later) = (open(&split)?, open(&with_past)?);
+        let (first, later) = (open(split)?, open(with_past)?);
         if later.names.own_past.is_empty() || later.names.hidden.is_none() && later.names.cross_past.is_empty() {
             return Err(wrong(&spec.dir, "its decoder_with_past takes no keys and values"));
         }
@@ -253,5 +282,75 @@ fn expect_size(dir: &Path, port: &Port, axis: usize, size: usize) -> Result<()> 
         }
         Some(_) => Ok(()),
         None => Err(wrong(dir, format!("{} has {} dimensions only", port.name, port.shape.len()))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::{
+        base::Kind,
+        engines::asr::whisper::Whisper,
+        runtime::{Provider, candidates, find},
+        settings::{DEFAULTS, Settings},
+    };
+
+    fn plan(suffix: &str) -> GraphFile {
+        GraphFile { suffix: suffix.to_owned(), plan: Some(Signature::default()), ..GraphFile::default() }
+    }
+
+    #[test]
+    fn a_plan_is_named_by_its_whole_ending() {
+        assert_eq!(GraphFile::default().path("encoder_model"), Path::new("onnx/encoder_model.onnx"));
+        assert_eq!(plan("_sm87.engine").path("encoder_model"), Path::new("onnx/encoder_model_sm87.engine"));
+    }
+
+    /// A header of TensorRT 10.3.0 and nothing behind it.
+    fn header() -> Vec<u8> {
+        let mut header = vec![0; 28];
+        header[..4].copy_from_slice(b"ftrt");
+        header[24..].copy_from_slice(&[10, 3, 0, 0]);
+        header
+    }
+
+    #[test]
+    fn an_engine_takes_plans_through_tensorrt_alone_and_says_what_they_lack() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let Ok(library) = find("", &candidates(&root.join("target/debug/vigia"), root)) else {
+            println!("skipped: ONNX Runtime was not found");
+            return;
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let shapes = root.join("tests/data/whisper-tiny");
+        for file in ["config.json", "generation_config.json", "preprocessor_config.json", "tokenizer.json"] {
+            fs::copy(shapes.join(file), dir.path().join(file)).unwrap();
+        }
+        fs::create_dir(dir.path().join("onnx")).unwrap();
+        let file = dir.path().join("onnx/encoder_model_mine.engine");
+        let settings: Settings = toml::from_str(DEFAULTS).unwrap();
+        let open = |bytes: &[u8], provider| {
+            fs::write(&file, bytes).unwrap();
+            let provider = ProviderOptions::new(provider, &settings.providers, None);
+            let plans = PlanPlace { provider, folder: dir.path().join("plans") };
+            let spec = WhisperSpec { encoder: plan("_mine.engine"), plans, ..WhisperSpec::of(dir.path(), &library, 1) };
+            Whisper::open(&spec).err().unwrap()
+        };
+        if cfg!(not(feature = "tensorrt")) {
+            let error = open(&header(), Provider::TensorRt);
+            assert_eq!(error.kind(), Kind::Unsupported);
+            assert!(error.full().contains("--features tensorrt"), "{}", error.full());
+            return;
+        }
+        let error = open(&header(), Provider::Cpu);
+        assert!(error.full().contains("cannot run on `cpu`"), "{}", error.full());
+        let error = open(b"no plan at all, but some thirty bytes", Provider::TensorRt);
+        assert!(error.full().contains("no plan of TensorRT"), "{}", error.full());
+        // No driver here; or a driver and no TensorRT, or another one than wrote it.
+        let error = open(&header(), Provider::TensorRt);
+        let said = ["NVIDIA driver", "no TensorRT provider", "was built with TensorRT 10.3.0"];
+        assert!(said.iter().any(|words| error.message().contains(words)), "{}", error.full());
+        assert!(error.hint_text().is_some() && !dir.path().join("plans").exists(), "{}", error.full());
     }
 }

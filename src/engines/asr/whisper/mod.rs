@@ -44,7 +44,7 @@ use rules::Rules;
 use search::{Progress, Search};
 use tokens::Tokens;
 
-pub use graphs::{GraphFile, WhisperSpec};
+pub use graphs::{GraphFile, PlanPlace, WhisperSpec};
 pub use mel::Loudest;
 
 pub struct Whisper {
