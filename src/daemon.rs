@@ -173,6 +173,7 @@ impl Running {
             queue: queue.clone(),
             sessions,
             media,
+            frames: api::Frames::default(),
             metrics,
             mqtt: mqtt_status,
             started: begun,

@@ -53,9 +53,8 @@
 //! server that does a task instead of this box. *Window*: speech of a recording, 30 s at most; *piece*: what a
 //! transcriber hears as one.
 //!
-//! Absent so far: engines for chat, pictures and speech (their contracts are here, and remotes serve them, but no route
-//! asks); speakers in live sessions and transcripts; cameras, microphones and RTSP as sources; plans of TensorRT as
-//! models of an engine (`runtime::open_plan` runs them).
+//! Absent so far: engines of this box for chat, photos and speech (servers elsewhere do these; no route asks for chat);
+//! speakers in live sessions; cameras, microphones and RTSP as sources.
 
 pub mod base;
 

@@ -54,7 +54,7 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'u
         audio, super::events_ws::open,
         super::sessions::list, super::sessions::one, super::sessions::delete, super::sessions::events,
         super::sessions::transcript, super::sessions::analyze, super::sessions::transcribe,
-        super::stt::stt, super::speech::tts, super::speech::voices, super::speech::image, super::speech::job,
+        super::stt::stt, super::tts::tts, super::speech::voices, super::speech::image, super::speech::job,
         super::vision::frame, super::vision::frame_b64, super::vision::frame_result,
     ),
     components(schemas(wire::ErrorBody)),

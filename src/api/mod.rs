@@ -13,6 +13,7 @@ mod connection;
 mod docs;
 mod error;
 mod events_ws;
+mod frames;
 mod info;
 mod listen;
 mod models;
@@ -20,6 +21,7 @@ mod path;
 mod sessions;
 mod speech;
 mod stt;
+mod tts;
 mod ui;
 mod upload;
 mod vision;
@@ -31,6 +33,7 @@ use std::{sync::Arc, time::Instant};
 use tokio::sync::watch;
 
 pub use auth::may_listen;
+pub use frames::Frames;
 pub use info::current as health;
 pub use listen::{bind, serve};
 
@@ -58,6 +61,7 @@ pub struct Context {
     pub queue: Queue,
     pub sessions: Sessions,
     pub media: Media,
+    pub frames: Frames,
     pub metrics: Metrics,
     pub mqtt: watch::Receiver<MqttStatus>,
     pub started: Instant,

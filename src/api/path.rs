@@ -22,7 +22,7 @@ use crate::{
         error::{Refusal, Reply},
         events_ws, info,
         listen::App,
-        models, sessions, speech, stt, ui, vision,
+        models, sessions, speech, stt, tts, ui, vision,
     },
     base::{Error, Kind},
     telemetry::{emit, events::HttpAnswered},
@@ -60,7 +60,7 @@ routes! {
     GET    "/ui"                                   Page ui::page;
     POST   "/api/models/{model}/unload"            Key  models::unload;
     POST   "/api/stt"                              Key  stt::stt;
-    POST   "/api/tts"                              Key  speech::tts;
+    POST   "/api/tts"                              Key  tts::tts;
     GET    "/api/tts/voices"                       Key  speech::voices;
     POST   "/api/image"                            Key  speech::image;
     GET    "/api/jobs/{id}"                        Key  speech::job;

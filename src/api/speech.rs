@@ -1,4 +1,4 @@
-//! Speech and pictures made on demand: what is asked is checked here in full, so that a client learns of a mistake even
+//! Voices, and pictures made on demand: what is asked is checked here in full, so that a client learns of a mistake even
 //! while the engine is missing.
 
 use hyper::StatusCode;
@@ -8,42 +8,15 @@ use crate::{
         body,
         call::{Call, json, not_found},
         error::Reply,
-        wire::{ImageRequest, JobInfo, TtsRequest, VoiceList},
+        wire::{ImageRequest, JobInfo, VoiceList},
     },
     base::{Error, Result},
     flow::Task,
 };
 
-const MAX_SPOKEN_CHARS: usize = 2000;
 const MAX_PROMPT_CHARS: usize = 2000;
-const SPEEDS: std::ops::RangeInclusive<f32> = 0.5..=2.0;
 const SIDES: std::ops::RangeInclusive<u32> = 64..=2048;
 const STEPS: std::ops::RangeInclusive<u32> = 1..=100;
-
-/// Say a text
-///
-/// The audio is streamed sentence by sentence.
-#[utoipa::path(post, path = "/api/tts", tag = "speech", request_body = TtsRequest,
-    responses((status = 200, description = "The text, spoken", content((Vec<u8> = "audio/wav")))),
-)]
-pub(crate) async fn tts(mut call: Call) -> Reply {
-    let request: TtsRequest = body::json(&mut call).await?;
-    let chars = request.inputs.chars().count();
-    if request.inputs.trim().is_empty() {
-        return Err(Error::invalid("inputs is empty").into());
-    }
-    if chars > MAX_SPOKEN_CHARS {
-        return Err(Error::invalid(format!("inputs has {chars} characters, at most {MAX_SPOKEN_CHARS} are spoken"))
-            .hint("send it in parts")
-            .into());
-    }
-    if !SPEEDS.contains(&request.speed) {
-        return Err(Error::invalid("speed must be 0.5 to 2").into());
-    }
-    language(&request.language)?;
-    call.context().registry.installed(Task::Speak)?;
-    Err(Error::unavailable("nothing is spoken yet").hint("a later version does").into())
-}
 
 /// The voices that can be asked for
 #[utoipa::path(get, path = "/api/tts/voices", tag = "speech",

@@ -15,6 +15,7 @@ use crate::{
     base::{Error, Result},
     engines::{prepare::EngineStatus, remote::RemoteHealth},
     flow::TextSegment,
+    jobs::Hazard,
     models::Ledger,
 };
 
@@ -385,34 +386,42 @@ pub struct FrameMetadata {
     pub timestamp: Option<serde_json::Value>,
 }
 
-#[derive(ToSchema)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct FrameAnswer {
     pub frame_id: String,
     pub session_id: Option<String>,
     /// Width and height after EXIF rotation.
-    #[schema(example = json!([1280, 720]))]
-    pub size: Vec<u32>,
-    pub description: Option<String>,
-    pub hazards: Vec<Hazard>,
-    pub suggestions: Vec<String>,
-    pub objects: Vec<Object>,
-    pub text: Vec<Line>,
+    #[schema(value_type = Vec<u32>, example = json!([1280, 720]))]
+    pub size: [u32; 2],
+    pub description: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hazards: Option<Vec<Hazard>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub suggestions: Option<Vec<String>>,
+    /// No engine of this version finds any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub objects: Option<Vec<Object>>,
+    /// No engine of this version reads any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub text: Option<Vec<Line>>,
     pub language: String,
     pub model: String,
     pub elapsed_ms: u64,
-    /// Tasks without a model, left out of the answer.
-    pub unavailable: Vec<String>,
+    /// Tasks without a model, and what the describer does not give: left out of the answer.
+    #[schema(value_type = Vec<String>)]
+    pub unavailable: Vec<&'static str>,
 }
 
-#[derive(ToSchema)]
-pub struct Hazard {
-    pub what: String,
-    pub why: String,
-    /// `low`, `medium` or `high`.
-    pub severity: String,
+/// The answer to a photo sent with `wait=false`, and of one that is still looked at.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct FrameTaken {
+    pub frame_id: String,
+    /// `working`.
+    #[schema(value_type = String, example = "working")]
+    pub state: &'static str,
 }
 
-#[derive(ToSchema)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Object {
     pub label: String,
     pub score: f32,
@@ -421,7 +430,7 @@ pub struct Object {
     pub r#box: [f32; 4],
 }
 
-#[derive(ToSchema)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Line {
     pub text: String,
     pub score: f32,

@@ -50,7 +50,7 @@ pub use graph::{GraphAsk, GraphSpec, PlainGraph};
 pub use host::{Engine, Handle, Launch, Limits, RestartRules, Vitals};
 pub use registry::{Hireable, Hired, Hosting, Places, Registry, TaskState, TaskStatus};
 pub use spec::{Asr, AsrSpec, EngineSpec, Spec};
-pub use tts::{Speak, SpeakAsk, SpeakStep, Speaker, Spoken};
+pub use tts::{ANY_VOICE, Speak, SpeakAsk, SpeakStep, Speaker, Spoken};
 pub use vision::{Describe, DescribeAsk, Describer};
 pub use voice::{Heard, Sink, Voice, VoiceLimits, VoiceStream};
 

@@ -3,11 +3,14 @@
 mod ask;
 mod files;
 mod queue;
+mod scene;
 mod speakers;
+mod structured;
 mod worker;
 
 pub use ask::{Answer, Ask};
 pub use files::{FileAsk, FileDesk, FileNews, FileSpeakers, FileSummary};
 pub use queue::{Queue, QueueDepth, QueueLimits};
+pub use scene::{Hazard, Looking, Scene};
 pub use speakers::Overhearing;
 pub use worker::run;

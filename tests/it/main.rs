@@ -11,6 +11,7 @@ mod engines;
 mod harness;
 mod hosts;
 mod mqtt;
+mod remotes;
 mod resume;
 mod service;
 mod speakers;

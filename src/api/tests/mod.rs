@@ -119,6 +119,7 @@ impl Server {
             queue,
             sessions,
             media,
+            frames: api::Frames::default(),
             metrics: Metrics::install(),
             mqtt: mqtt_status,
             started: Instant::now(),

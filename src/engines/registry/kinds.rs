@@ -3,7 +3,7 @@
 use crate::{
     base::Result,
     engines::{
-        Asr, Speakers, Voiceprints,
+        Asr, Chat, Describe, Speak, Speakers, Voiceprints,
         registry::{
             Hireable,
             serving::{Serving, Stock},
@@ -40,6 +40,31 @@ impl Hireable for Voiceprints {
 
     fn serving(stock: &Stock<'_>) -> Result<Serving> {
         voices::voiceprints(stock)
+    }
+}
+
+/// Elsewhere alone so far, as are the next two.
+impl Hireable for Chat {
+    const TASK: Task = Task::Chat;
+
+    fn elsewhere(remote: &Remote, model: &str) -> Result<Chat> {
+        remote.chatter(model).map(Chat)
+    }
+}
+
+impl Hireable for Describe {
+    const TASK: Task = Task::Describe;
+
+    fn elsewhere(remote: &Remote, model: &str) -> Result<Describe> {
+        remote.describer(model).map(Describe)
+    }
+}
+
+impl Hireable for Speak {
+    const TASK: Task = Task::Speak;
+
+    fn elsewhere(remote: &Remote, model: &str) -> Result<Speak> {
+        remote.speaker(model).map(Speak)
     }
 }
 

@@ -7,6 +7,9 @@ use crate::{
     engines::{Cancel, Engine},
 };
 
+/// Whichever voice goes with the language.
+pub const ANY_VOICE: &str = "auto";
+
 /// Reads a text aloud. Looks at `cancel` and tells `step` after every part, so that hearing begins before the end.
 pub trait Speaker: Send {
     fn speak(&mut self, ask: &SpeakAsk, step: &mut dyn FnMut(SpeakStep), cancel: &Cancel) -> Result<Spoken>;
@@ -15,6 +18,7 @@ pub trait Speaker: Send {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SpeakAsk {
     pub text: String,
+    /// A name, or [`ANY_VOICE`].
     pub voice: String,
     /// A code such as `es`.
     pub language: String,
@@ -25,6 +29,8 @@ pub struct SpeakAsk {
 /// The next part of the sound, mono in ±1. All parts have the same rate.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SpeakStep {
+    /// How many samples came before it: who has heard a part is not told it again when the job begins anew.
+    pub at: u64,
     pub samples: Vec<f32>,
     pub rate_hz: u32,
 }

@@ -2,4 +2,4 @@
 
 mod ask;
 
-pub use ask::{Speak, SpeakAsk, SpeakStep, Speaker, Spoken};
+pub use ask::{ANY_VOICE, Speak, SpeakAsk, SpeakStep, Speaker, Spoken};

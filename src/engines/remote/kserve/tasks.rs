@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 use crate::{
     base::{Error, Kind, Result},
     engines::{
-        Cancel, ChatAsk, Chatter, DescribeAsk, Describer, End, Message, PieceText, Role, Said, Sampling, SegmentText,
-        SpeakAsk, SpeakStep, Speaker, Spoken, TextStep, TranscribeAsk, TranscribeStep, Transcriber,
+        ANY_VOICE, Cancel, ChatAsk, Chatter, DescribeAsk, Describer, End, Message, PieceText, Role, Said, Sampling,
+        SegmentText, SpeakAsk, SpeakStep, Speaker, Spoken, TextStep, TranscribeAsk, TranscribeStep, Transcriber,
         remote::{
             kserve::{
                 model::{Given, Model, Wanted},
@@ -136,11 +136,14 @@ impl Speaker for KserveSpeaker {
     fn speak(&mut self, ask: &SpeakAsk, step: &mut dyn FnMut(SpeakStep), cancel: &Cancel) -> Result<Spoken> {
         let settings = self.0.link.server.settings.clone();
         let given = [Given { key: "text_in", name: &settings.text_in, sizes: vec![1], data: Data::Text(&ask.text) }];
-        let parameters = json!({"voice": ask.voice, "language": ask.language, "speed": f64::from(ask.speed)});
+        let mut parameters = json!({"language": ask.language, "speed": f64::from(ask.speed)});
+        if ask.voice != ANY_VOICE {
+            parameters["voice"] = json!(ask.voice);
+        }
         let wanted = Wanted { key: "audio_out", name: &settings.audio_out };
         let samples = self.0.infer(&given, &parameters, &wanted, cancel, Output::samples)?;
         let spoken = Spoken { samples: samples.len() as u64, rate_hz: settings.audio_out_hz };
-        step(SpeakStep { samples, rate_hz: settings.audio_out_hz });
+        step(SpeakStep { at: 0, samples, rate_hz: settings.audio_out_hz });
         Ok(spoken)
     }
 }

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::{
-    base::{Error, Result},
+    base::{Error, Kind, Result},
     engines::{
         Cancel, ChatAsk, Chatter, DescribeAsk, Describer, End, Message, Role, Said, Sampling, TextStep, Usage,
         remote::{
@@ -65,8 +65,10 @@ impl OpenAiChat {
         })?;
         let is_json = || serde_json::from_str::<serde::de::IgnoredAny>(&said.text).is_ok();
         if schema.is_some() && said.end == End::Stop && !is_json() {
-            let error = self.link.server.strange("was asked for JSON and answers with something else");
-            return Err(error.hint(format!("choose a server or a model that knows response_format for {}", self.model)));
+            let name = &self.link.server.name;
+            let message = format!("the remote {name} was asked for JSON and answers with something else");
+            return Err(Error::new(Kind::Unsupported, message)
+                .hint(format!("choose a server or a model that knows response_format for {}", self.model)));
         }
         Ok(said)
     }

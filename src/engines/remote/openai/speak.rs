@@ -6,7 +6,7 @@ use serde_json::json;
 use crate::{
     base::Result,
     engines::{
-        Cancel, SpeakAsk, SpeakStep, Speaker, Spoken,
+        ANY_VOICE, Cancel, SpeakAsk, SpeakStep, Speaker, Spoken,
         remote::{
             link::{Link, Request},
             trouble::Trouble,
@@ -29,13 +29,16 @@ impl OpenAiSpeaker {
 impl Speaker for OpenAiSpeaker {
     fn speak(&mut self, ask: &SpeakAsk, step: &mut dyn FnMut(SpeakStep), cancel: &Cancel) -> Result<Spoken> {
         // The protocol has no language: the voice decides.
-        let body = json!({
+        let mut body = json!({
             "model": self.model,
             "input": ask.text,
-            "voice": ask.voice,
             "speed": (f64::from(ask.speed) * 100.0).round() / 100.0,
             "response_format": "wav",
         });
+        // Most servers have a voice of their own for those who name none; the others say that they want one.
+        if ask.voice != ANY_VOICE {
+            body["voice"] = json!(ask.voice);
+        }
         self.link.ask(&Request::json("/v1/audio/speech", &body), cancel, |answer| {
             // Some servers call every sound by one name; the bytes are what counts.
             if answer.kind().starts_with("text/") || answer.kind().ends_with("json") {
@@ -55,8 +58,9 @@ impl Speaker for OpenAiSpeaker {
                 })?;
                 if let (Some(rate_hz), false) = (wav.rate_hz(), samples.is_empty()) {
                     answer.deliver();
+                    let at = spoken;
                     spoken += samples.len() as u64;
-                    step(SpeakStep { samples, rate_hz });
+                    step(SpeakStep { at, samples, rate_hz });
                 }
             }
             match wav.rate_hz() {
