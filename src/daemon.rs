@@ -3,11 +3,11 @@
 //! Shutdown: intake stops → live work finishes → publishers flush → the store closes; one deadline for all of it,
 //! whoever is late is named, a second signal ends at once.
 
+mod audio_room;
 mod commands;
 mod states;
 
 use std::{
-    collections::HashSet,
     net::SocketAddr,
     path::PathBuf,
     sync::{Arc, OnceLock, Weak},
@@ -20,12 +20,12 @@ use tokio::{
     sync::{mpsc, watch},
 };
 
+use self::audio_room::AudioRoom;
 use crate::{
     api::{self, Context, RunningProfile},
     base::{Error, Result, Shutdown, shutdown::deadline},
     device::Facts,
     engines::{Places, Registry},
-    flow::SessionId,
     jobs::{self, Queue, QueueLimits},
     media::Media,
     publish::{Broker, Hub, Mqtt, MqttStatus, Node},
@@ -136,8 +136,11 @@ impl Running {
             max_sessions: settings.audio.max_sessions,
             partial_interval: Duration::from_millis(settings.audio.partial_interval_ms),
             resume_window: Duration::from_secs(settings.audio.resume_secs),
+            keep_audio: settings.store.keep_audio,
         }));
-        release_the_ended(&store, &audio_log).await?;
+        let room = AudioRoom::new(&settings.store, store.clone(), audio_log.clone());
+        room.clear().await?;
+        tokio::spawn(room.watch(work.clone()));
         // Before anybody can come: a client finds its session as it was.
         sessions.recover().await?;
 
@@ -246,14 +249,6 @@ fn name_the_late(stage: &str, late: &[String]) {
     if !late.is_empty() {
         log::warn!("{stage}: not finished in time: {}", late.join(", "));
     }
-}
-
-/// Audio of sessions that are over, whose daemon ended before it was released.
-async fn release_the_ended(store: &Store, audio_log: &AudioLog) -> Result<()> {
-    let open: HashSet<SessionId> = store.left_open().await?.into_iter().map(|row| row.id).collect();
-    let on_disk = audio_log.sessions_on_disk();
-    on_disk.iter().filter(|id| !open.contains(*id)).for_each(|id| audio_log.release(id));
-    Ok(())
 }
 
 async fn prune_daily(store: Store, keep_days: u32, shutdown: Shutdown) {

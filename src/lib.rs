@@ -45,13 +45,13 @@
 //! | 8 | `daemon` | |
 //! | 9 | `cli`, `main` | clap, indicatif, anyhow |
 //!
-//! Glossary: *chunk* (as received) → *segment* (cut) → *job* (asked) → *outcome* (answered) → *event*
-//! (published). *Session*: one conversation of one device, made of *takes*. *Profile*: what a kind of device
-//! runs. *Engine*: one loaded model with its before and after. *Host*: the process or thread that runs one engine; who
-//! asks has its *handle*. *Budget*: what models may take of one memory. *Ledger*: what each takes of it. *Lease*: the
-//! promise that a model stays in memory; without one none is loaded. *Provider*: what a graph runs on. *Remote*: a
-//! server that does a task instead of this box. *Window*: speech of a recording, 30 s at most; *piece*: what a
-//! transcriber hears as one.
+//! Glossary: *chunk* (as received) → *segment* (cut) → *job* (asked) → *outcome* (answered) → *event* (published).
+//! *Session*: one conversation of one device, made of *takes*. *Checkpoint*: where an open take can be gone on with
+//! after a crash. *Profile*: what a kind of device runs. *Engine*: one loaded model with its before and after. *Host*:
+//! the process or thread that runs one engine; who asks has its *handle*. *Budget*: what models may take of one memory.
+//! *Ledger*: what each takes of it. *Lease*: the promise that a model stays in memory; without one none is loaded.
+//! *Provider*: what a graph runs on. *Remote*: a server that does a task instead of this box. *Window*: speech of a
+//! recording, 30 s at most; *piece*: what a transcriber hears as one.
 //!
 //! Absent so far: engines of this box for chat, photos and speech (servers elsewhere do these; no route asks for chat);
 //! speakers in live sessions; cameras, microphones and RTSP as sources.

@@ -168,15 +168,25 @@ async fn exchange(
 ) -> Result<(Close, &'static str), Gone> {
     let mut waiting: Option<Input> = None;
     let mut errors = 0;
+    // A client that has left without waiting for its answers may have said goodbye all the same.
+    let mut deaf = false;
     loop {
         tokio::select! {
             // A session that ends takes no more input, but has said its last: that comes first.
             biased;
-            told = output.recv() => match told {
+            told = output.recv(), if !deaf => match told {
                 Some(Told { said: Said::Closing, .. }) | None => return Ok((Close::Restarting, "the daemon is restarting")),
                 Some(told) => {
                     let fatal = matches!(told.said, Said::Failed { fatal: true, .. });
-                    wire.say(socket, told).await?;
+                    match wire.say(socket, told).await {
+                        Ok(()) => {}
+                        Err(Gone::Left) => {
+                            deaf = true;
+                            output.close();
+                            continue;
+                        }
+                        Err(gone) => return Err(gone),
+                    }
                     if fatal {
                         return Ok((Close::Access, "too many wrong messages"));
                     }
@@ -199,6 +209,8 @@ async fn exchange(
                 }
                 Err(gone) => {
                     if gone == Gone::Done {
+                        // Or the session might wait for us to take what it says, and we for it to take this.
+                        output.close();
                         // A session that takes nothing more has ended by itself.
                         drop(input.send(Input::Goodbye).await);
                     }

@@ -61,7 +61,7 @@ pub(crate) async fn one(call: Call) -> Reply {
 
 /// Forget a session
 ///
-/// Its events and its transcript go with it. A session that is still open cannot be forgotten.
+/// Its events, its transcript and its audio go with it. A session that is still open cannot be forgotten.
 #[utoipa::path(delete, path = "/sessions/{id}", tag = "sessions",
     params(("id" = String, Path, description = "The session")),
     responses((status = 204, description = "Forgotten")),
@@ -72,6 +72,7 @@ pub(crate) async fn delete(call: Call) -> Reply {
         return Err(Error::invalid("this session is still open").hint("close its connection, then delete it").into());
     }
     call.context().store.delete_session(&row.id).await?;
+    call.context().sessions.forget_audio(&row.id);
     let mut response = text(StatusCode::NO_CONTENT, "");
     response.headers_mut().remove(header::CONTENT_TYPE);
     Ok(response)

@@ -149,6 +149,8 @@ pub(crate) struct Socket {
     /// Pings since the client was last heard. Counted, not timed: while we do not read, its silence is our own.
     unanswered: u32,
     gone: Option<Gone>,
+    /// It takes nothing more; what it said before is still to be heard, its goodbye perhaps.
+    deaf: bool,
     route: &'static str,
 }
 
@@ -171,7 +173,7 @@ impl Socket {
         let mut ping = interval_at(Instant::now() + pause, pause);
         ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
         emit(SocketOpened { route });
-        Ok(Socket { stream, ping, unanswered: 0, gone: None, route })
+        Ok(Socket { stream, ping, unanswered: 0, gone: None, deaf: false, route })
     }
 
     /// The next message. Cancelling it loses nothing, so it may stand in a `select!`. After an error only `close`
@@ -199,19 +201,21 @@ impl Socket {
                 _ = self.ping.tick() => {
                     if self.unanswered == MAX_UNANSWERED {
                         self.gone = Some(Gone::Silent);
-                    } else if let Err(error) = self.stream.send(Frame::Ping(Bytes::new())).await {
-                        self.gone = Some(Gone::from(error));
-                    } else {
-                        self.unanswered += 1;
+                        continue;
+                    }
+                    self.unanswered += 1;
+                    if !self.deaf && let Err(error) = self.stream.send(Frame::Ping(Bytes::new())).await {
+                        self.cannot_send(Gone::from(error));
                     }
                 }
             }
         }
     }
 
-    /// Waits until the client has taken it; a client that takes nothing for `server.send_timeout_secs` is gone.
+    /// Waits until the client has taken it; a client that takes nothing for `server.send_timeout_secs` is gone. One that
+    /// has left (`Gone::Left`) may have said something before: `next` tells it.
     pub(crate) async fn send(&mut self, text: impl Into<Utf8Bytes>) -> Result<(), Gone> {
-        if let Some(gone) = self.gone {
+        if let Some(gone) = self.gone.or(self.deaf.then_some(Gone::Left)) {
             return Err(gone);
         }
         self.stream.send(Frame::Text(text.into())).await.map_err(|error| {
@@ -219,9 +223,16 @@ impl Socket {
             if gone == Gone::Silent {
                 emit(ClientTooSlow { route: self.route });
             }
-            self.gone = Some(gone);
+            self.cannot_send(gone);
             gone
         })
+    }
+
+    fn cannot_send(&mut self, gone: Gone) {
+        match gone {
+            Gone::Left => self.deaf = true,
+            gone => self.gone = Some(gone),
+        }
     }
 
     /// Says why and waits a little for the client to agree. `reason` may be cut: a close frame holds 123 bytes.

@@ -12,6 +12,7 @@ mod run;
 mod selftest;
 mod settings;
 mod spoken;
+mod stream;
 mod table;
 mod transcribe;
 mod try_asr;
@@ -59,6 +60,7 @@ enum Command {
     Doctor(doctor::Args),
     Selftest(selftest::Args),
     Transcribe(transcribe::Args),
+    Stream(stream::Args),
     Try(try_engine::Args),
     Bench(bench::Args),
     EngineHost(engine_host::Args),
@@ -76,6 +78,7 @@ pub fn main() -> ExitCode {
         Command::Doctor(args) => doctor::run(args),
         Command::Selftest(args) => selftest::run(args),
         Command::Transcribe(args) => transcribe::run(args),
+        Command::Stream(args) => stream::run(args),
         Command::Try(args) => try_engine::run(args),
         Command::Bench(args) => bench::run(args),
         Command::EngineHost(args) => engine_host::run(args),
@@ -178,6 +181,11 @@ fn choose(mut sources: Sources, facts: Facts) -> Result<Chosen, Vec<Fault>> {
             Err(faults)
         }
     }
+}
+
+/// Standard error may be closed; nobody is kept from working by that.
+fn eprintln_line(text: &str) {
+    drop(io::stderr().write_all(format!("vigia: {text}\n").as_bytes()));
 }
 
 /// Writes to standard output; whoever closes the pipe early (`| head`) has seen enough.

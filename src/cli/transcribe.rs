@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 
 use crate::{
     base::{Error, Kind, Result, Shutdown},
-    cli::{Chosen, Outcome, SettingsArgs, places, print},
+    cli::{Chosen, Outcome, SettingsArgs, eprintln_line, places, print},
     engines::{Registry, TranscribeAsk, diarize::Voices},
     flow::{Priority, Task, TextSegment, subtitles},
     jobs::{self, FileAsk, FileDesk, FileNews, FileSpeakers, FileSummary, Queue, QueueLimits},
@@ -264,9 +264,4 @@ fn bar(file: &Path) -> ProgressBar {
     let style = ProgressStyle::with_template("{bar:24} {pos:>6}/{len:6} s  {elapsed} · {eta} left  {msg}")
         .unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::new(0).with_style(style).with_message(file.display().to_string())
-}
-
-/// Standard error may be closed; then nobody reads it.
-fn eprintln_line(text: &str) {
-    drop(io::Write::write_all(&mut io::stderr(), format!("vigia: {text}\n").as_bytes()));
 }

@@ -11,7 +11,10 @@ pub(super) fn error(recipe: &Recipe, message: &gst::message::Error) -> Error {
     let debug = message.debug().unwrap_or_default();
     let name = recipe.name;
     let no_decoder = cause.matches(gst::CoreError::MissingPlugin) || cause.matches(gst::StreamError::CodecNotFound);
-    let error = if no_decoder {
+    let error = if recipe.is_source() {
+        Error::unavailable("there is no microphone that can be opened")
+            .hint("see `gst-device-monitor-1.0 Audio/Source`, and whether another program holds it")
+    } else if no_decoder {
         Error::unavailable(format!("no decoder is installed for what is inside this {name} data"))
             .hint(format!("sudo apt-get install {}, or send another codec", recipe.packages()))
     } else if cause.is::<gst::StreamError>() || cause.matches(gst::CoreError::Negotiation) {

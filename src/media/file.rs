@@ -8,9 +8,10 @@ use tokio::task::spawn_blocking;
 
 use super::{
     Media, audio,
-    feed::{Feed, Source, Whole},
+    feed::{Feed, Source, Stream, Unit, Whole},
     head,
     pool::Lent,
+    recipe::MICROPHONE,
 };
 use crate::{
     base::{Error, Kind, Result},
@@ -47,6 +48,13 @@ impl FileStream {
 }
 
 impl Media {
+    /// What this machine's microphone hears, as a stream that does not end by itself.
+    pub async fn open_microphone(&self) -> Result<FileStream> {
+        let seat = Arc::clone(&self.audio_seats).try_acquire_owned().map_err(|_| audio::busy())?;
+        let feed = Feed::Stream(Stream::new(Unit::Samples));
+        Ok(FileStream(self.pool.lend(MICROPHONE, seat, feed, Vec::new()).await?))
+    }
+
     /// What the file is, its first bytes say, never its name; nothing is opened that a file only points to.
     pub async fn open_file(&self, file: AudioFile) -> Result<FileStream> {
         let seat = Arc::clone(&self.audio_seats).try_acquire_owned().map_err(|_| audio::busy())?;

@@ -35,7 +35,8 @@ const MAX_SILENT_BYTES: usize = 8 << 20;
 
 pub(super) struct Pipeline {
     pipeline: gst::Pipeline,
-    input: AppSrc,
+    /// A microphone has none: it brings what there is itself.
+    input: Option<AppSrc>,
     output: AppSink,
     recipe: Arc<Recipe>,
     shared: Arc<Shared>,
@@ -71,7 +72,10 @@ impl Pipeline {
         let element = gst::parse::launch(&recipe.launch).map_err(|error| wrong(&error))?;
         let pipeline = element.downcast::<gst::Pipeline>().map_err(|_| wrong(&"it is a single element"))?;
         let end = |name: &str| pipeline.by_name(name).ok_or_else(|| wrong(&format!("no element is named `{name}`")));
-        let input = end("in")?.downcast::<AppSrc>().map_err(|_| wrong(&"`in` is no appsrc"))?;
+        let input = match pipeline.by_name("in") {
+            None if recipe.is_source() => None,
+            _ => Some(end("in")?.downcast::<AppSrc>().map_err(|_| wrong(&"`in` is no appsrc"))?),
+        };
         let output = end("out")?.downcast::<AppSink>().map_err(|_| wrong(&"`out` is no appsink"))?;
         for (from, to) in [("split", "decode"), ("decode", "join")] {
             if let Some(from) = pipeline.by_name(from) {
@@ -88,7 +92,7 @@ impl Pipeline {
             output: Notify::new(),
             room: Notify::new(),
         });
-        connect_input(&input, &shared);
+        input.iter().for_each(|input| connect_input(input, &shared));
         connect_output(&output, &shared);
         let bus = pipeline.bus().ok_or_else(|| wrong(&"it has no bus"))?;
         let (on_bus, of) = (Arc::clone(&shared), Arc::clone(&recipe));
@@ -108,9 +112,11 @@ impl Pipeline {
             Feed::Stream(_) => (gst::Format::Time, AppStreamType::Stream, -1),
             Feed::Whole(whole) => (gst::Format::Bytes, AppStreamType::RandomAccess, whole.len as i64),
         };
-        self.input.set_format(format);
-        self.input.set_stream_type(shape);
-        self.input.set_size(size);
+        if let Some(input) = &self.input {
+            input.set_format(format);
+            input.set_stream_type(shape);
+            input.set_size(size);
+        }
         for (name, caps) in caps {
             if let Some(element) = self.pipeline.by_name(name) {
                 let caps: gst::Caps = caps.parse().map_err(|error| {
@@ -178,8 +184,8 @@ impl Pipeline {
         if silent {
             let error = format!("the last {} MiB of {} data hold no audio", MAX_SILENT_BYTES >> 20, self.recipe.name);
             self.shared.fail(Error::invalid(error).hint("check that the encoding named is the one sent"));
-        } else if let Some(chunk) = now {
-            push_buffer(&self.input, chunk);
+        } else if let (Some(chunk), Some(input)) = (now, &self.input) {
+            push_buffer(input, chunk);
         }
     }
 
@@ -189,8 +195,8 @@ impl Pipeline {
         let Feed::Stream(stream) = &mut state.feed else { return };
         let now = stream.end();
         drop(state);
-        if now {
-            end_of_stream(&self.input);
+        if let Some(input) = self.input.as_ref().filter(|_| now) {
+            end_of_stream(input);
         }
         // The reader's wait has a limit from here on.
         self.shared.output.notify_one();

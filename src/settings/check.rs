@@ -118,6 +118,8 @@ const RULES: &[(&str, Rule)] = &[
     ("mqtt.discovery", Rule::Any),
     ("store.dir", Rule::Any),
     ("store.keep_days", Rule::Whole(1..=36_500)),
+    ("store.keep_audio", Rule::Any),
+    ("store.max_audio", Rule::Size(ByteSize::mib(64)..=ByteSize::mib(1 << 24))),
     ("log.level", Rule::Levels),
     ("shutdown.deadline_secs", Rule::Whole(1..=3600)),
     ("tasks.*.model", MODEL),

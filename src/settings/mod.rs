@@ -261,6 +261,8 @@ pub struct Mqtt {
 pub struct Store {
     pub dir: String,
     pub keep_days: u32,
+    pub keep_audio: bool,
+    pub max_audio: ByteSize,
 }
 
 #[derive(Debug, Clone, Deserialize)]

@@ -21,7 +21,7 @@ pub(super) enum Happening {
     Left { done: bool },
     /// A newer client is at the door.
     Came { resumes: bool },
-    /// The one at the door has not waited.
+    /// The one that was to be let in has not waited, or could not be served.
     WentAway,
     /// The take is finished or dropped.
     TakeOver,
@@ -102,6 +102,11 @@ impl Course {
         self.present
     }
 
+    /// Whether it had a client before, be it of an earlier daemon.
+    pub(super) fn is_known(&self) -> bool {
+        self.known
+    }
+
     pub(super) fn on(&mut self, happening: Happening) -> Option<Duty> {
         match happening {
             Happening::Audio => self.audio(),
@@ -119,7 +124,7 @@ impl Course {
             }
             Happening::Left { done } => self.left(done),
             Happening::Came { resumes } => self.came(resumes),
-            Happening::WentAway => self.went_away(),
+            Happening::WentAway => self.left(false),
             Happening::TakeOver => self.take_over(),
             Happening::WindowOver => self.wind_up(),
             Happening::Stop if self.resumable => Some(Duty::Leave),
@@ -167,11 +172,6 @@ impl Course {
         self.present = true;
         self.ends = false;
         Some(Duty::LetIn { resumed })
-    }
-
-    fn went_away(&mut self) -> Option<Duty> {
-        self.door = None;
-        if self.present { None } else { self.left(false) }
     }
 
     fn take_over(&mut self) -> Option<Duty> {

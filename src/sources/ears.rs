@@ -117,9 +117,10 @@ impl Ears {
         self.lock().total = samples;
     }
 
-    /// Whether all has been heard that ever will be.
+    /// Whether all has been heard that ever will be, and `next` has told it.
     pub(super) fn ended(&self) -> bool {
-        self.lock().ended
+        let state = self.lock();
+        state.ended && state.events.is_empty()
     }
 
     /// What is not heard by now will not be.
@@ -197,6 +198,7 @@ mod tests {
         sink(Heard::Frame { probability: 0.0, state: &VoiceState::default() });
         ears.set_total(FRAME);
         sink(Heard::End);
+        assert!(!ears.ended(), "it is still to be told");
         let last = ears.next().unwrap();
         assert!(last.event.is_none() && last.mark.unwrap().ended);
         assert!(ears.ended());

@@ -60,3 +60,46 @@ pub(super) fn read(checkpoint: &Checkpoint, told: &mut Vec<TextSegment>) -> Resu
     state.owed.retain(|owed| told.iter().all(|segment| segment.id != owed.id));
     Ok((state, detector))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(id: u64) -> TextSegment {
+        TextSegment {
+            id,
+            start: 0.0,
+            end: 1.0,
+            text: "hola".into(),
+            language: "es".into(),
+            probability: 1.0,
+            speaker: None,
+            words: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn what_has_its_text_is_not_owed_and_what_the_checkpoint_does_not_know_was_not_told() {
+        let owed = |id: u64| Owed { id, span: Span { start: 1000 * id, end: 1000 * id + 900 } };
+        let state = TakeState { next_segment: 7, owed: vec![owed(4), owed(5), owed(6)], ..TakeState::default() };
+        let mut detector = VoiceState::default();
+        detector.recurrent[3] = 0.1;
+        let mut segments = vec![told(3), told(4), told(7)];
+        let (read, read_detector) = read(&state.checkpoint(2, &detector), &mut segments).unwrap();
+        assert_eq!(read.owed, [owed(5), owed(6)]);
+        assert_eq!(segments.iter().map(|it| it.id).collect::<Vec<_>>(), [3, 4]);
+        assert_eq!(read_detector.recurrent, detector.recurrent);
+        assert_eq!(read.needed_from(&Rules::reference()), 0, "nothing was heard yet");
+    }
+
+    #[test]
+    fn a_checkpoint_of_an_older_version_has_defaults_and_a_broken_one_is_an_error() {
+        let detector = VoiceState::default().to_bytes();
+        let checkpoint =
+            |state: &str, detector: &[u8]| Checkpoint { take: 1, state: state.to_owned(), detector: detector.to_vec() };
+        let (state, _) = read(&checkpoint("{}", &detector), &mut Vec::new()).unwrap();
+        assert_eq!(state, TakeState::default());
+        assert!(read(&checkpoint("nonsense", &detector), &mut Vec::new()).is_err());
+        assert!(read(&checkpoint("{}", &[1, 2]), &mut Vec::new()).is_err());
+    }
+}

@@ -14,6 +14,8 @@ mod intake;
 mod kept;
 mod line;
 mod marks;
+#[cfg(test)]
+mod properties;
 mod recovery;
 mod sessions;
 mod take;
@@ -51,6 +53,8 @@ pub struct Services {
     pub partial_interval: Duration,
     /// A client that was cut off may come back this long; zero: not at all.
     pub resume_window: Duration,
+    /// Audio stays on disk when its session has ended.
+    pub keep_audio: bool,
 }
 
 /// What a client sends.

@@ -15,7 +15,7 @@ use crate::{
         marks::Marks,
         task::Timeline,
     },
-    store::{AudioPiece, SessionRow},
+    store::{SessionRow, TakeAudio},
 };
 
 /// Samples that are heard again at a time: one second, so that the take's task looks around in between.
@@ -71,8 +71,8 @@ pub(super) async fn look(services: &Services, row: SessionRow) -> Result<Found> 
     let take = row.takes + 1;
     let open = services.store.open_take(&row.id).await?;
     let checkpoint = open.checkpoint.filter(|checkpoint| checkpoint.take == take);
-    let audio = of_take(services.audio_log.read(&row.id).await?, take);
-    if checkpoint.is_none() && audio.is_empty() {
+    let there = services.audio_log.takes(&row.id).contains(&take);
+    if checkpoint.is_none() && !there {
         // Between two takes; or whatever there was is gone, and then its segments' numbers are not given out again.
         let row = services.store.session_opened(&row.id, &config.device, &config.language).await?;
         return Ok(Found { config, timeline: Timeline::of(&row), left: None });
@@ -88,8 +88,8 @@ pub(super) async fn look(services: &Services, row: SessionRow) -> Result<Found> 
             (TakeState { next_segment: row.next_segment, ..TakeState::default() }, VoiceState::default())
         }
     };
-    let journaled = audio.len() as u64;
-    let from = state.needed_from(&services.rules).min(journaled);
+    let audio = services.audio_log.read(&row.id, take, state.needed_from(&services.rules)..u64::MAX).await?;
+    let TakeAudio { first_sample: from, samples, end: journaled, chunk_id, .. } = audio;
     let heard = if state.ended { journaled } else { state.live.heard() };
     log::info!(
         session = row.id.as_str();
@@ -104,16 +104,10 @@ pub(super) async fn look(services: &Services, row: SessionRow) -> Result<Found> 
             detector,
             marks: Marks::resumed(from, heard, journaled),
             told,
-            replay: Replay { samples: audio[from as usize..].to_vec(), at: 0 },
-            chunk_id: None,
+            replay: Replay { samples, at: 0 },
+            chunk_id,
         }),
     })
-}
-
-/// The take's audio from its beginning on, without a gap.
-fn of_take(pieces: Vec<AudioPiece>, take: u64) -> Vec<i16> {
-    let first = pieces.into_iter().find(|piece| piece.take == take && piece.first_sample == 0);
-    first.map_or_else(Vec::new, |piece| piece.samples)
 }
 
 /// For a session of which nobody has noted what its client asked.

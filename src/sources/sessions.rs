@@ -158,6 +158,13 @@ impl Sessions {
         Ok(())
     }
 
+    /// Nothing is left of a session's audio; for one that is over.
+    pub fn forget_audio(&self, id: &SessionId) {
+        if !self.lock().contains_key(id) {
+            self.services.audio_log.release(id);
+        }
+    }
+
     /// The door of a session that is live, or of one that begins now. The client before is put down.
     async fn way_in(&self, config: &SessionConfig) -> Result<WayIn> {
         let (entered, door, way_in) = {
@@ -209,6 +216,7 @@ impl Sessions {
                 Ok(Beginning { config, voice, transcribes, course, timeline, left, door })
             }
             (None, Some(config)) => {
+                services.audio_log.has_room()?;
                 let timeline = self.announce(config).await?;
                 let (config, course) = (config.clone(), Course::new(resumable));
                 Ok(Beginning { config, voice, transcribes, course, timeline, left: None, door })

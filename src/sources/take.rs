@@ -194,7 +194,7 @@ impl Take {
     /// Asks for the texts of segments that were cut before a crash, once their audio is here up to that sample.
     fn ask_owed(&mut self, taped_to: u64, queue: &Queue, config: &SessionConfig) {
         while let Some(owed) = self.owed.pop_front_if(|owed| owed.span.end <= taped_to) {
-            // If there is no transcriber any more, its times are all that there will be.
+            // If there is no transcriber any more, or none of its audio, its times are all that there will be.
             if let Some(segment) = self.ask_segment(owed, queue, config) {
                 self.finals.push_back(Box::pin(std::future::ready((segment, None))));
                 self.pending.push_back(owed);
@@ -306,7 +306,7 @@ impl Take {
         self.ask_segment(owed, queue, config).map(|segment| News::Segment(segment, None))
     }
 
-    /// Returns the segment when there is nobody to ask.
+    /// Returns the segment when there is nobody to ask, or nothing to ask for.
     fn ask_segment(&mut self, owed: Owed, queue: &Queue, config: &SessionConfig) -> Option<TextSegment> {
         let Owed { id, span } = owed;
         let segment = TextSegment {
@@ -319,8 +319,9 @@ impl Take {
             speaker: None,
             words: Vec::new(),
         };
-        let Some(tape) = &self.tape else { return Some(segment) };
-        let ask = transcribe_ask(config, tape.cut(span.start, span.end));
+        let audio = self.tape.as_ref().map(|tape| tape.cut(span.start, span.end));
+        let Some(audio) = audio.filter(|audio| !audio.is_empty()) else { return Some(segment) };
+        let ask = transcribe_ask(config, audio);
         self.finals.push_back(Box::pin(transcribe(queue.clone(), ask, segment)));
         self.pending.push_back(owed);
         None

@@ -1,24 +1,28 @@
 //! A session's task: serves one client after another, and one take after another, each from its first chunk to its final
 //! result. Carries out what `course` decides, in one loop that never waits for one thing alone, so that results go out
 //! while audio comes in, and a full stage only holds back its client.
+//!
+//! `door`: clients come and go; `finish`: a take comes to its end; `tell`: what is told to whom.
 
-use std::{sync::Arc, time::Duration};
+mod door;
+mod finish;
+mod tell;
+
+use std::time::Duration;
 
 use bytes::Bytes;
-use serde_json::json;
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::{Instant, sleep_until},
 };
 
 use crate::{
-    base::{Error, Kind, Result},
+    base::{Error, Result},
     engines::Voice,
-    flow::{Draft, EventType, SAMPLE_RATE_HZ, SessionConfig, Task, TextSegment, audio::samples_to_secs},
+    flow::{SAMPLE_RATE_HZ, SessionConfig, audio::samples_to_secs},
     media::AudioDecoder,
-    publish::Published,
     sources::{
-        Coming, FinalResult, Input, Said, SharedServices, Told,
+        Coming, Input, Said, SharedServices, Told,
         acks::{Ack, Acks},
         chunks::Chunks,
         course::{Course, Duty, Happening},
@@ -27,16 +31,12 @@ use crate::{
         recovery::{Left, Replay},
         take::{News, Take, TakeParts, TakeStep},
     },
-    store::{Note, Progress, SessionRow},
-    telemetry::events::{ChunkReceived, DecoderFailed, SamplesDecoded, SegmentCut, emit},
+    store::{Place, Progress, SessionRow},
+    telemetry::events::{ChunkReceived, DecoderFailed, SamplesDecoded, emit},
 };
 
-/// The decoder's rest and the last frames come within this, or the take is given up.
-const DRAIN_LIMIT: Duration = Duration::from_secs(15);
-/// Who comes back waits this long at most for what it had sent to be on disk; beyond it, it sends that again.
-const DURABLE_LIMIT: Duration = Duration::from_secs(5);
-/// Results that a client has missed are read from the journal so many at a time.
-const PAGE: usize = 200;
+/// A session begins because of a client that is about to come in.
+const FIRST_CLIENT_LIMIT: Duration = Duration::from_secs(30);
 
 /// How far a session had come when its last take was over.
 #[derive(Debug, Clone, Copy)]
@@ -149,7 +149,11 @@ impl SessionTask {
         let mut task = SessionTask {
             durable: services.audio_log.durable(),
             // Whoever was cut off by the end of the daemon has the whole window from its start on.
-            awaited_until: Instant::now().checked_add(services.resume_window),
+            awaited_until: Instant::now().checked_add(if course.is_known() {
+                services.resume_window
+            } else {
+                FIRST_CLIENT_LIMIT
+            }),
             services,
             config,
             voice,
@@ -385,11 +389,13 @@ impl SessionTask {
     async fn journal(&mut self, pcm: &[i16]) {
         let Some(take) = &mut self.take else { return };
         let first = take.samples() - pcm.len() as u64;
-        match self.services.audio_log.append(&self.config.id, take.number(), first, pcm).await {
+        let chunk_id = self.chunks.newest();
+        let place = Place { session: &self.config.id, take: take.number(), first_sample: first, chunk_id };
+        match self.services.audio_log.append(place, pcm).await {
             Ok(ticket) => {
                 take.marks().journaled();
                 let received_samples = self.timeline.samples + take.samples();
-                self.acks.hand_in(ticket, Ack { received_samples, chunk_id: self.chunks.newest() });
+                self.acks.hand_in(ticket, Ack { received_samples, chunk_id });
             }
             Err(error) => {
                 self.disk_failed = true;
@@ -422,283 +428,6 @@ impl SessionTask {
             TakeStep::PartialDue => take.ask_partial(&self.services.queue, &self.config),
         }
     }
-
-    async fn tell(&mut self, news: News) {
-        match news {
-            News::Speech { speaking, at, checkpoint } => {
-                let state = if speaking { "start" } else { "end" };
-                let note = checkpoint.map(|it| Note::Checkpoint(self.config.id.clone(), it));
-                self.publish(EventType::Speech, json!({ "state": state, "at": at }), note).await;
-                self.say(Said::Speech { speaking, at }).await;
-            }
-            News::Partial { text, segment, start } => {
-                // Nothing is committed before two partials agree; that comes with the recogniser.
-                let committed = String::new();
-                let data = json!({ "text": text, "committed": committed, "segment": segment, "start": start });
-                self.publish(EventType::TranscriptPartial, data, None).await;
-                self.say(Said::Partial { text, committed, segment, start }).await;
-            }
-            News::Segment(segment, error) => {
-                emit(SegmentCut { secs: segment.end - segment.start });
-                if let Some(error) = error {
-                    self.fail(error).await;
-                }
-                if let Some(take) = &mut self.take {
-                    take.settle(segment.clone());
-                }
-                if segment.text.is_empty() {
-                    self.note(Note::Silent(self.config.id.clone(), segment)).await;
-                } else {
-                    let data = json!({ "segment": segment });
-                    let published = self.publish(EventType::TranscriptSegment, data, None).await;
-                    self.say_result(&published, Said::Segment(segment)).await;
-                }
-            }
-            News::Checkpoint(checkpoint) => self.note(Note::Checkpoint(self.config.id.clone(), checkpoint)).await,
-        }
-    }
-
-    fn begin_to_finish(&mut self) {
-        self.intake.end_take();
-        self.finish_by = Some(Instant::now() + DRAIN_LIMIT);
-    }
-
-    /// What follows from where things stand after a step: the take that is being finished goes through its stages.
-    ///
-    /// 1. Everything is decoded …
-    /// 2. … and on disk: nothing may follow from an end that a crash would take back.
-    /// 3. Everything is heard …
-    /// 4. … and has its text: the take is over.
-    async fn settle(&mut self) -> Over {
-        if !self.course.is_finishing() || self.replay.is_some() || self.intake.is_decoding() {
-            return false;
-        }
-        let Some(take) = &mut self.take else { return false };
-        if !take.has_ended() {
-            if self.acks.newest_ticket().is_some() {
-                self.services.audio_log.hurry();
-            } else {
-                take.end(&self.services.queue, &self.config);
-                self.finish_by = Some(Instant::now() + DRAIN_LIMIT);
-            }
-        } else if take.is_heard() {
-            // Texts have a limit of their own.
-            self.finish_by = None;
-            if take.is_done() {
-                self.close_take().await;
-                return self.on(Happening::TakeOver).await;
-            }
-        }
-        false
-    }
-
-    /// The take is not finished in time: what is left of it is given up.
-    async fn give_up(&mut self) {
-        self.finish_by = Some(Instant::now() + DRAIN_LIMIT);
-        let Some(take) = self.take.as_mut().filter(|_| self.replay.is_none()) else { return };
-        let what = if take.has_ended() {
-            take.stop_hearing();
-            "heard"
-        } else if self.intake.is_decoding() {
-            self.intake.drop_take();
-            "decoded"
-        } else {
-            self.acks.give_up();
-            "on disk"
-        };
-        self.fail(Error::new(Kind::Timeout, format!("the rest of the audio was not {what} in time"))).await;
-    }
-
-    /// Tells the final result.
-    async fn close_take(&mut self) {
-        self.fall_silent().await;
-        self.say_ack().await;
-        let Some(take) = self.take.take() else { return };
-        let samples = take.samples();
-        self.count(&take);
-        let result = final_result(take.into_segments(), samples, &self.config, self.transcribes);
-        let over = Note::TakeOver(self.config.id.clone(), self.timeline.progress());
-        let published = self.publish(EventType::TranscriptFinal, json!(result), Some(over)).await;
-        self.journaled(published.position).await;
-        self.say_result(&published, Said::Final(result)).await;
-        self.intake.close_take();
-    }
-
-    async fn drop_take(&mut self) {
-        self.fall_silent().await;
-        self.replay = None;
-        self.intake.drop_take();
-        if let Some(take) = self.take.take() {
-            self.count(&take);
-            self.note(Note::TakeOver(self.config.id.clone(), self.timeline.progress())).await;
-        }
-    }
-
-    /// The session's times and numbers go on after this take.
-    fn count(&mut self, take: &Take) {
-        self.timeline.samples += take.samples();
-        self.timeline.next_segment = take.next_segment();
-        self.durable_samples = self.timeline.samples;
-        self.chunks = Chunks::default();
-    }
-
-    /// A take that is cut off in the middle of speech leaves nobody behind who is said to speak.
-    async fn fall_silent(&mut self) {
-        if let Some(news) = self.take.as_mut().and_then(Take::fall_silent) {
-            self.tell(news).await;
-        }
-    }
-
-    /// The result of a take that held nothing.
-    async fn say_empty(&mut self) {
-        let result = final_result(Vec::new(), 0, &self.config, self.transcribes);
-        self.say(Said::Final(result)).await;
-    }
-
-    /// The client was cut off; what it has sent is heard.
-    fn await_client(&mut self) {
-        self.line.hang_up();
-        self.intake.end_take();
-        self.awaited_until = Instant::now().checked_add(self.services.resume_window);
-    }
-
-    /// False if it has not waited, or cannot be served.
-    async fn let_in(&mut self, resumed: bool) -> bool {
-        let Some(arriving) = self.arriving.take() else { return false };
-        let Arriving { config, coming, transcribes, decoder, input, output, reply } = *arriving;
-        self.line.hang_up();
-        if self.course.take_is_open() {
-            // What the older client has sent and is not decoded is not acknowledged: the newer one sends it again.
-            self.intake.drop_take();
-        }
-        self.until_durable().await;
-        if reply.is_closed() {
-            return false;
-        }
-        let seen = match self.services.store.session_joined(&config, coming.seen()).await {
-            Ok(seen) => seen,
-            Err(error) => {
-                drop(reply.send(Err(error)));
-                return false;
-            }
-        };
-        self.disk_failed = false;
-        self.goodbye = false;
-        self.awaited_until = None;
-        self.config = config;
-        self.transcribes = transcribes;
-        let interval = self.partial_interval();
-        if let Some(take) = &mut self.take {
-            take.set_partials(interval);
-            take.marks().go_back(self.durable_samples - self.timeline.samples);
-        }
-        self.chunks.reconnect(self.config.format.is_direct());
-        self.acks.reconnect();
-        self.intake.connect(input, decoder);
-        let seq = self.line.connect(output, coming.last_seq);
-        let admitted =
-            Admitted { resumed, received_samples: self.durable_samples, take_open: self.course.take_is_open(), seq };
-        if reply.send(Ok(admitted)).is_err() {
-            return false;
-        }
-        if coming.resumes {
-            self.tell_again(seen).await;
-        }
-        true
-    }
-
-    /// Waits, within a limit, until all that came is on disk.
-    async fn until_durable(&mut self) {
-        if let Some(newest) = self.acks.newest_ticket() {
-            self.services.audio_log.hurry();
-            let reached = self.durable.wait_for(|ticket| *ticket >= newest);
-            let late = tokio::time::timeout(DURABLE_LIMIT, reached).await.is_err();
-            if late {
-                log::warn!(session = self.config.id.as_str(); "the disk is late: the client sends again what it has not");
-            }
-        }
-        self.note_durable();
-    }
-
-    fn note_durable(&mut self) {
-        let ticket = *self.durable.borrow_and_update();
-        if let Some(ack) = self.acks.reached(ticket) {
-            self.durable_samples = ack.received_samples;
-        }
-    }
-
-    /// Results after the session's event of that `seq`.
-    async fn tell_again(&mut self, mut seen: u64) {
-        loop {
-            let results = match self.services.store.results(&self.config.id, seen, PAGE).await {
-                Ok(results) => results,
-                Err(error) => return self.fail(error).await,
-            };
-            let last_page = results.len() < PAGE;
-            for (event_seq, event) in results {
-                seen = event_seq;
-                let Some(seq) = self.line.say(Said::Again(event.into())).await else { return };
-                self.note(Note::Told { session: self.config.id.clone(), seq, event: event_seq }).await;
-            }
-            if last_page {
-                return;
-            }
-        }
-    }
-
-    async fn say_ack(&mut self) {
-        if let Some(Ack { received_samples, chunk_id }) = self.acks.say() {
-            self.say(Said::Ack { received_samples, chunk_id }).await;
-        }
-    }
-
-    async fn end_session(&mut self) {
-        let progress = self.timeline.progress();
-        let data = json!({ "duration": progress.duration_secs, "takes": progress.takes });
-        // With its row, so that no crash leaves a session that is over and was never said to be, or the other way round.
-        self.publish(EventType::SessionEnd, data, Some(Note::Ended(self.config.id.clone(), progress))).await;
-        self.services.audio_log.release(&self.config.id);
-        if self.stopping {
-            self.say(Said::Closing).await;
-        }
-    }
-
-    async fn publish(&mut self, kind: EventType, data: serde_json::Value, note: Option<Note>) -> Arc<Published> {
-        let device = self.config.device.as_str().into();
-        let draft = Draft { kind, device, session: Some(self.config.id.clone()), data };
-        self.services.hub.publish_with(draft, note).await
-    }
-
-    /// A client that has its result forgets the audio: what it is told must be on disk, whatever becomes of us.
-    async fn journaled(&mut self, position: i64) {
-        let mut committed = self.services.store.committed();
-        let reached = committed.wait_for(|committed| *committed >= position);
-        if tokio::time::timeout(DRAIN_LIMIT, reached).await.is_err() {
-            log::error!(session = self.config.id.as_str(); "the final result is told before it is on disk");
-        }
-    }
-
-    async fn note(&mut self, note: Note) {
-        if let Err(error) = self.services.store.note(note).await {
-            log::error!(session = self.config.id.as_str(); "{}", error.full());
-        }
-    }
-
-    async fn fail(&mut self, error: Error) {
-        self.say(Said::Failed { error, fatal: false }).await;
-    }
-
-    /// Who is not there is told when it comes back.
-    async fn say_result(&mut self, published: &Published, said: Said) {
-        if let Some(seq) = self.line.say(said).await {
-            let event = published.event.seq;
-            self.note(Note::Told { session: self.config.id.clone(), seq, event }).await;
-        }
-    }
-
-    async fn say(&mut self, said: Said) {
-        self.line.say(said).await;
-    }
 }
 
 async fn next_of(take: &mut Option<Take>) -> TakeStep {
@@ -715,19 +444,5 @@ async fn next_again(replay: &mut Option<Replay>) -> Vec<f32> {
 async fn at(due: Option<Instant>) {
     if let Some(due) = due {
         sleep_until(due).await;
-    }
-}
-
-fn final_result(segments: Vec<TextSegment>, samples: u64, config: &SessionConfig, transcribes: bool) -> FinalResult {
-    let spoken = || segments.iter().filter(|segment| !segment.text.is_empty());
-    let texts: Vec<&str> = spoken().map(|segment| segment.text.as_str()).collect();
-    // The language of the longest segment stands for the take.
-    let longest = spoken().max_by(|a, b| (a.end - a.start).total_cmp(&(b.end - b.start)));
-    FinalResult {
-        text: texts.join(" "),
-        language: longest.map_or_else(|| config.language.clone(), |segment| segment.language.clone()),
-        duration: samples_to_secs(samples),
-        unavailable: if transcribes { Vec::new() } else { vec![Task::Transcribe] },
-        segments,
     }
 }

@@ -31,7 +31,7 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 
-pub use audio_log::{AudioLog, AudioPiece};
+pub use audio_log::{AudioLog, Place, TakeAudio};
 pub use keys::KeyRow;
 pub use notes::{Checkpoint, Note, OpenTake, Seen};
 pub use sessions::{Progress, SessionRow, SessionState};

@@ -20,6 +20,7 @@ use super::{
 use crate::{
     base::{Error, Result, clock},
     flow::Event,
+    telemetry::events::{StoreCommitted, emit},
 };
 
 /// About three seconds of 500 busy streams, and some 10 MB when full.
@@ -146,6 +147,7 @@ impl Writer {
     fn write(&mut self, batch: &mut Vec<Work>) -> rusqlite::Result<()> {
         match transact(&mut self.db, batch) {
             Ok(position) => {
+                emit(StoreCommitted);
                 self.queue.release(batch.len());
                 if let Some(position) = position {
                     self.committed.send_replace(position);

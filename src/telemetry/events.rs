@@ -52,6 +52,14 @@ pub struct SegmentCut {
     pub secs: f64,
 }
 
+/// Received audio of all sessions became durable with one fsync.
+pub struct AudioSynced {
+    pub bytes: usize,
+}
+
+/// The store committed a transaction, with one fsync.
+pub struct StoreCommitted;
+
 /// A job left the queue for good: `done`, `failed`, `cancelled`, `timeout`, or `abandoned` by who asked.
 pub struct JobEnded {
     pub task: &'static str,
@@ -124,6 +132,9 @@ struct Hot {
     vad_seconds: Histogram,
     segments: Counter,
     segment_seconds: Histogram,
+    audio_syncs: Counter,
+    audio_synced_bytes: Counter,
+    store_commits: Counter,
     mqtt_published: Counter,
     mqtt_acked: Counter,
     sessions: Gauge,
@@ -142,6 +153,9 @@ static HOT: LazyLock<Hot> = LazyLock::new(|| {
         vad_seconds: histogram!("vigia_vad_batch_seconds"),
         segments: counter!("vigia_segments_total"),
         segment_seconds: histogram!("vigia_segment_seconds"),
+        audio_syncs: counter!("vigia_audio_log_syncs_total"),
+        audio_synced_bytes: counter!("vigia_audio_log_bytes_total"),
+        store_commits: counter!("vigia_store_commits_total"),
         mqtt_published: counter!("vigia_mqtt_published_total"),
         mqtt_acked: counter!("vigia_mqtt_acked_total"),
         sessions: gauge!("vigia_sessions_live"),
@@ -158,6 +172,12 @@ fn describe() {
     describe_histogram!("vigia_vad_batch_seconds", "Time of one batch in the voice detector.");
     describe_counter!("vigia_segments_total", "Spans of speech cut.");
     describe_histogram!("vigia_segment_seconds", "Length of the spans of speech.");
+    describe_counter!(
+        "vigia_audio_log_syncs_total",
+        "Times that received audio was made durable, of all sessions together."
+    );
+    describe_counter!("vigia_audio_log_bytes_total", "Bytes of received audio that were made durable.");
+    describe_counter!("vigia_store_commits_total", "Transactions of the store.");
     describe_counter!("vigia_jobs_total", "Jobs ended, by task, priority and outcome.");
     describe_histogram!("vigia_job_seconds", "Time from asking to the answer, by priority.");
     describe_counter!("vigia_queue_refused_total", "Jobs refused by a full queue, by priority.");
@@ -210,6 +230,19 @@ impl Countable for SegmentCut {
     fn count(self) {
         HOT.segments.increment(1);
         record(&HOT.segment_seconds, self.secs);
+    }
+}
+
+impl Countable for AudioSynced {
+    fn count(self) {
+        HOT.audio_syncs.increment(1);
+        HOT.audio_synced_bytes.increment(self.bytes as u64);
+    }
+}
+
+impl Countable for StoreCommitted {
+    fn count(self) {
+        HOT.store_commits.increment(1);
     }
 }
 
@@ -329,6 +362,8 @@ mod tests {
         emit(DecoderFailed { encoding: "ogg" });
         emit(VadBatchDone { frames: 32, elapsed: Duration::from_millis(1) });
         emit(SegmentCut { secs: 1.5 });
+        emit(AudioSynced { bytes: 640 });
+        emit(StoreCommitted);
         emit(JobEnded { task: "chat", priority: "live", outcome: "done", elapsed: Duration::from_millis(3) });
         emit(QueueRefused { priority: "batch" });
         emit(EventPublished { kind: "speech" });
@@ -353,6 +388,9 @@ mod tests {
             "vigia_vad_batch_size_bucket{le=\"32\"} ",
             "vigia_vad_batch_seconds_count ",
             "vigia_segments_total ",
+            "vigia_audio_log_syncs_total ",
+            "vigia_audio_log_bytes_total ",
+            "vigia_store_commits_total ",
             "vigia_jobs_total{task=\"chat\",priority=\"live\",outcome=\"done\"} ",
             "vigia_queue_refused_total{priority=\"batch\"} ",
             "vigia_events_total{type=\"speech\"} ",

@@ -67,6 +67,12 @@ impl Daemon {
         Daemon::start_in(dir, sets)
     }
 
+    /// … with another setting above its own.
+    pub(crate) fn kill_and_restart_with(mut self, set: &str) -> Daemon {
+        self.sets.push(set.to_owned());
+        self.kill_and_restart()
+    }
+
     /// A new one on the folder of one that has ended by itself.
     pub(crate) fn restart(mut self) -> Daemon {
         self.wait();

@@ -15,3 +15,4 @@ mod remotes;
 mod resume;
 mod service;
 mod speakers;
+mod stream;

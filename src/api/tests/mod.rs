@@ -109,6 +109,7 @@ impl Server {
             max_sessions: settings.audio.max_sessions,
             partial_interval: Duration::from_millis(settings.audio.partial_interval_ms),
             resume_window: Duration::ZERO,
+            keep_audio: false,
         }));
         let context = Arc::new(Context {
             facts: Arc::new(facts()),

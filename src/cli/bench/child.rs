@@ -1,6 +1,8 @@
-//! A daemon started for a bench: this binary, a temporary folder, free ports. Ends with its guard.
+//! A daemon started for a bench: this binary, a temporary folder, free ports. Ends with its guard; may be killed and
+//! started anew on the same folder before.
 
 use std::{
+    ffi::OsString,
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -20,6 +22,8 @@ const START_LIMIT: Duration = Duration::from_secs(30);
 pub(super) struct Daemon {
     child: Child,
     dir: PathBuf,
+    /// Of its command line, to start it anew.
+    args: Vec<OsString>,
     pub(super) address: SocketAddr,
     /// From starting the process to its announcement.
     pub(super) ready: Duration,
@@ -36,44 +40,55 @@ pub(super) struct Usage {
 impl Daemon {
     /// With the settings that the bench itself was given, as what is expected is made with them; `sets` above all.
     pub(super) fn start(settings: &SettingsArgs, sets: &[String]) -> Result<Daemon> {
-        let failed = |what: &str| {
-            let what = what.to_owned();
-            move |error: std::io::Error| Error::internal(format!("the bench's daemon: {what}")).cause(error)
-        };
-        let dir = std::env::temp_dir().join(format!("vigia-bench-{}", std::process::id()));
+        Daemon::start_beside(settings, sets, "daemon")
+    }
+
+    /// One of several of a bench, each with a name and a folder of its own.
+    pub(super) fn start_beside(settings: &SettingsArgs, sets: &[String], name: &str) -> Result<Daemon> {
+        let dir = std::env::temp_dir().join(format!("vigia-bench-{}-{name}", std::process::id()));
         fs::create_dir_all(&dir).map_err(failed("no folder for it"))?;
-        let announce = dir.join("announce.json");
-        let log = fs::File::create(dir.join("log")).map_err(failed("no log for it"))?;
-        let executable = std::env::current_exe().map_err(failed("this program's file is unknown"))?;
-        let mut command = Command::new(executable);
-        command.arg("run").arg("--announce").arg(&announce);
+        let mut args: Vec<OsString> = vec!["run".into(), "--announce".into(), dir.join("announce.json").into()];
         if let Some(config) = &settings.config {
-            command.arg("--config").arg(config);
+            args.extend(["--config".into(), config.into()]);
         }
-        for set in &settings.sets {
-            command.arg("--set").arg(set);
-        }
-        command.args(["--set", "server.listen=127.0.0.1:0", "--set", "mqtt.listen=127.0.0.1:0"]);
-        command.arg("--set").arg(format!("store.dir={}", dir.join("state").display()));
-        for set in sets {
-            command.arg("--set").arg(set);
-        }
+        let mut all = settings.sets.clone();
+        all.extend(["server.listen=127.0.0.1:0".to_owned(), "mqtt.listen=127.0.0.1:0".to_owned()]);
+        all.push(format!("store.dir={}", dir.join("state").display()));
+        all.extend_from_slice(sets);
+        args.extend(all.into_iter().flat_map(|set| ["--set".into(), set.into()]));
+        let (child, address, ready) = spawn(&dir, &args)?;
+        Ok(Daemon { child, dir, args, address, ready })
+    }
+
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub(super) fn store_dir(&self) -> PathBuf {
+        self.dir.join("state")
+    }
+
+    /// SIGKILL, and another one on what it leaves.
+    pub(super) fn kill_and_restart(&mut self) -> Result<()> {
+        self.child.kill().map_err(failed("it cannot be killed"))?;
+        self.child.wait().map_err(failed("it does not die"))?;
+        (self.child, self.address, self.ready) = spawn(&self.dir, &self.args)?;
+        Ok(())
+    }
+
+    /// SIGTERM, and waits until it has ended.
+    pub(super) fn stop(&mut self, limit: Duration) -> Result<()> {
+        let pid = libc::pid_t::try_from(self.child.id()).unwrap_or_default();
+        // SAFETY: kill(2) with the number of a child that has not been waited for, so that it is nobody else's.
+        unsafe { libc::kill(pid, libc::SIGTERM) };
         let begun = Instant::now();
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn();
-        let mut child = child.map_err(failed("it does not start"))?;
-        let address = loop {
-            if let Some(address) = read_announcement(&announce) {
-                break address;
-            }
-            let ended = child.try_wait().map_err(failed("it cannot be watched"))?;
-            if ended.is_some() || begun.elapsed() > START_LIMIT {
-                let log = fs::read_to_string(dir.join("log")).unwrap_or_default();
-                child.kill().unwrap_or(());
-                return Err(Error::internal(format!("the bench's daemon did not become ready:\n{log}")));
+        while self.child.try_wait().map_err(failed("it cannot be watched"))?.is_none() {
+            if begun.elapsed() > limit {
+                return Err(Error::internal("the bench's daemon does not stop").hint("its log says why"));
             }
             std::thread::yield_now();
-        };
-        Ok(Daemon { child, dir, address, ready: begun.elapsed() })
+        }
+        Ok(())
     }
 
     pub(super) fn usage(&self) -> Result<Usage> {
@@ -88,6 +103,35 @@ impl Drop for Daemon {
         self.child.kill().unwrap_or(());
         self.child.wait().map(drop).unwrap_or(());
         fs::remove_dir_all(&self.dir).unwrap_or(());
+    }
+}
+
+fn failed(what: &str) -> impl Fn(std::io::Error) -> Error {
+    move |error| Error::internal(format!("the bench's daemon: {what}")).cause(error)
+}
+
+/// Returns once it has announced itself, with its address and how long that took.
+fn spawn(dir: &Path, args: &[OsString]) -> Result<(Child, SocketAddr, Duration)> {
+    let announce = dir.join("announce.json");
+    fs::remove_file(&announce).unwrap_or(());
+    let log = fs::OpenOptions::new().create(true).append(true).open(dir.join("log"));
+    let log = log.map_err(failed("no log for it"))?;
+    let executable = std::env::current_exe().map_err(failed("this program's file is unknown"))?;
+    let begun = Instant::now();
+    let child = Command::new(executable).args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn();
+    let mut child = child.map_err(failed("it does not start"))?;
+    loop {
+        if let Some(address) = read_announcement(&announce) {
+            return Ok((child, address, begun.elapsed()));
+        }
+        let ended = child.try_wait().map_err(failed("it cannot be watched"))?;
+        if ended.is_some() || begun.elapsed() > START_LIMIT {
+            let log = fs::read_to_string(dir.join("log")).unwrap_or_default();
+            child.kill().unwrap_or(());
+            return Err(Error::internal(format!("the bench's daemon did not become ready:\n{log}")));
+        }
+        // Not yielding: it needs the processor itself.
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use crate::{
-    api::client::{Received, WebSocket},
+    api::client::{self, Received, WebSocket},
     base::{ByteSize, Error, Result},
     cli::{
         Chosen, Outcome, SettingsArgs,
@@ -166,6 +166,7 @@ async fn measure(args: &Args, script: Script, daemon: &Daemon) -> Result<String>
     first.await.map_err(|error| Error::internal("the first stream").cause(error))??;
     let one = daemon.usage()?;
 
+    let before = Syncs::of(daemon).await?;
     let begun = Instant::now();
     let mut streams = JoinSet::new();
     for number in 0..args.streams {
@@ -200,8 +201,39 @@ async fn measure(args: &Args, script: Script, daemon: &Daemon) -> Result<String>
     }
     bar.finish_and_clear();
     let elapsed = begun.elapsed();
+    let syncs = Syncs::of(daemon).await?.since(&before);
     heard.delays.sort();
-    Ok(report(args, &script, &heard, &failed, Memory { begun_idle, idle, one, usages }, elapsed, daemon.ready))
+    let memory = Memory { begun_idle, idle, one, usages };
+    Ok(report(args, &script, &heard, &failed, memory, Run { elapsed, syncs, ready: daemon.ready }))
+}
+
+/// How often the daemon has waited for its disk.
+struct Syncs {
+    audio: f64,
+    store: f64,
+}
+
+impl Syncs {
+    async fn of(daemon: &Daemon) -> Result<Syncs> {
+        let (_, body) = client::request(daemon.address, "GET", "/metrics", &[], Bytes::new()).await?;
+        let text = String::from_utf8_lossy(&body);
+        let value = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+            line.and_then(|value| value.parse().ok()).unwrap_or(0.0)
+        };
+        Ok(Syncs { audio: value("vigia_audio_log_syncs_total"), store: value("vigia_store_commits_total") })
+    }
+
+    fn since(&self, before: &Syncs) -> Syncs {
+        Syncs { audio: self.audio - before.audio, store: self.store - before.store }
+    }
+}
+
+/// What the run was like as a whole.
+struct Run {
+    elapsed: Duration,
+    syncs: Syncs,
+    ready: Duration,
 }
 
 struct Memory {
@@ -211,15 +243,8 @@ struct Memory {
     usages: Vec<Usage>,
 }
 
-fn report(
-    args: &Args,
-    script: &Script,
-    heard: &Heard,
-    failed: &[Error],
-    memory: Memory,
-    elapsed: Duration,
-    ready: Duration,
-) -> String {
+fn report(args: &Args, script: &Script, heard: &Heard, failed: &[Error], memory: Memory, run: Run) -> String {
+    let Run { elapsed, syncs, ready } = run;
     let Memory { begun_idle, idle, one, usages } = memory;
     // While all streams run: after the start is over and before the first ends.
     let steady: Vec<&Usage> =
@@ -265,6 +290,8 @@ fn report(
             "processor, daemon",
             format!("{cores:.2} cores, {:.2} ms a stream and second", cores * 1000.0 / streams as f64),
         ),
+        told("fsyncs of the audio log", format!("{:.1} a second", syncs.audio / elapsed.as_secs_f64())),
+        told("fsyncs of the store", format!("{:.1} a second", syncs.store / elapsed.as_secs_f64())),
         told("whole run", format!("{:.1} s", elapsed.as_secs_f64())),
     ];
     let mut text = figures::to_text(&figures);

@@ -5,6 +5,7 @@ mod asr;
 mod child;
 mod der;
 mod diarize;
+mod durability;
 mod figures;
 mod ingest;
 mod ledger;
@@ -30,6 +31,7 @@ enum Bench {
     Ledger(ledger::Args),
     Load(load::Args),
     Diarize(diarize::Args),
+    Durability(durability::Args),
 }
 
 pub(super) fn run(args: Args) -> Outcome {
@@ -39,5 +41,6 @@ pub(super) fn run(args: Args) -> Outcome {
         Bench::Ledger(args) => ledger::run(args),
         Bench::Load(args) => load::run(args),
         Bench::Diarize(args) => diarize::run(args),
+        Bench::Durability(args) => durability::run(args),
     }
 }

@@ -7,6 +7,7 @@ use std::{
     ffi::OsStr,
     fs::{self, File},
     io::{self, ErrorKind, Write},
+    ops::Range,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::{
@@ -16,12 +17,15 @@ use std::{
 };
 
 use super::{
-    AudioPiece,
+    TakeAudio,
+    assemble::Assembly,
+    holds::Holds,
     record::{self, Mark, Scan},
 };
 use crate::{
     base::{Error, Result, lock},
     flow::SessionId,
+    telemetry::events::{AudioSynced, emit},
 };
 
 /// A file is deleted as a whole, so its size is how finely disk comes back; small enough, and not too many files.
@@ -42,6 +46,8 @@ struct Current {
     mark: Mark,
     file: File,
     size: u64,
+    /// Of its next write.
+    group: u32,
 }
 
 /// What readers may see of the files.
@@ -54,7 +60,10 @@ pub(super) struct Index {
 struct Kept {
     path: PathBuf,
     mark: Mark,
-    sessions: HashSet<SessionId>,
+    size: u64,
+    holds: Holds,
+    /// The newest group, of a file that was found: a power cut may have torn it.
+    torn: Option<u32>,
     /// It could not be read to its end: nobody knows who needs what it holds, so it stays.
     unread: bool,
 }
@@ -65,8 +74,7 @@ impl Files {
         let mut found = BTreeMap::new();
         for path in listed(dir).map_err(|error| unusable(dir).cause(error))? {
             let Some((number, mark)) = path.file_name().and_then(parse_name) else { continue };
-            let (sessions, unread) = sessions_in(&path, mark);
-            found.insert(number, Kept { path, mark, sessions, unread });
+            found.insert(number, look_into(path, mark));
         }
         let next_number = found.last_key_value().map_or(1, |(number, _)| number + 1);
         let index = Arc::new(Index { files: Mutex::new(found), syncs: AtomicU64::new(0) });
@@ -81,8 +89,8 @@ impl Files {
 
     /// Writes whole records and makes them durable. After an error nobody knows what of them the file holds: the next
     /// attempt goes into a new one, and reading drops the doubles.
-    pub(super) fn write(&mut self, records: &mut [u8], sessions: &HashSet<SessionId>) -> io::Result<()> {
-        let written = self.try_write(records, sessions);
+    pub(super) fn write(&mut self, records: &mut [u8], holds: &Holds) -> io::Result<()> {
+        let written = self.try_write(records, holds);
         if written.is_err() {
             self.current = None;
             self.delete_unneeded();
@@ -90,19 +98,22 @@ impl Files {
         written
     }
 
-    fn try_write(&mut self, records: &mut [u8], sessions: &HashSet<SessionId>) -> io::Result<()> {
+    fn try_write(&mut self, records: &mut [u8], holds: &Holds) -> io::Result<()> {
         let current = match self.current.take_if(|current| current.size < ROLL_BYTES) {
             Some(current) => current,
             None => self.create()?,
         };
         let current = self.current.insert(current);
-        record::stamp(records, current.mark);
+        record::stamp(records, current.mark, current.group);
         current.file.write_all(records)?;
         current.file.sync_data()?;
         current.size += records.len() as u64;
+        current.group += 1;
         self.index.syncs.fetch_add(1, Ordering::Relaxed);
+        emit(AudioSynced { bytes: records.len() });
         if let Some(kept) = self.index.lock().get_mut(&current.number) {
-            kept.sessions.extend(sessions.iter().cloned());
+            kept.size = current.size;
+            kept.holds.merge(holds.clone());
         }
         Ok(())
     }
@@ -113,7 +124,7 @@ impl Files {
             return;
         }
         for kept in self.index.lock().values_mut() {
-            kept.sessions.retain(|session| !released.contains(session));
+            released.iter().for_each(|session| kept.holds.remove(session));
         }
         self.delete_unneeded();
         if self.current.as_ref().is_some_and(|current| !self.index.lock().contains_key(&current.number)) {
@@ -130,12 +141,13 @@ impl Files {
         self.next_number += 1;
         // Else a power cut could take the file's name, and with it all that was made durable in it.
         File::open(&self.dir)?.sync_all()?;
-        self.index.lock().insert(number, Kept { path, mark, sessions: HashSet::new(), unread: false });
-        Ok(Current { number, mark, file, size: 0 })
+        let kept = Kept { path, mark, size: 0, holds: Holds::default(), torn: None, unread: false };
+        self.index.lock().insert(number, kept);
+        Ok(Current { number, mark, file, size: 0, group: 0 })
     }
 
     fn delete_unneeded(&self) {
-        let nobody_needs = |_: &u64, kept: &mut Kept| kept.sessions.is_empty() && !kept.unread;
+        let nobody_needs = |_: &u64, kept: &mut Kept| kept.holds.is_empty() && !kept.unread;
         let unneeded: Vec<Kept> = self.index.lock().extract_if(.., nobody_needs).map(|(_, kept)| kept).collect();
         for Kept { path, .. } in unneeded {
             match fs::remove_file(&path) {
@@ -150,23 +162,51 @@ impl Files {
 
 impl Index {
     pub(super) fn sessions(&self) -> Vec<SessionId> {
-        let sessions: HashSet<SessionId> = self.lock().values().flat_map(|kept| &kept.sessions).cloned().collect();
+        let sessions: HashSet<SessionId> =
+            self.lock().values().flat_map(|kept| kept.holds.sessions()).cloned().collect();
         let mut sessions: Vec<SessionId> = sessions.into_iter().collect();
         sessions.sort();
         sessions
+    }
+
+    /// The takes of a session that there is audio of.
+    pub(super) fn takes(&self, session: &SessionId) -> Vec<u64> {
+        let index = self.lock();
+        let takes = index.values().flat_map(|kept| kept.holds.takes(session)).map(|(take, _)| *take);
+        let mut takes: Vec<u64> = takes.collect();
+        takes.sort();
+        takes.dedup();
+        takes
     }
 
     pub(super) fn syncs(&self) -> u64 {
         self.syncs.load(Ordering::Relaxed)
     }
 
-    pub(super) fn read(&self, session: &SessionId) -> io::Result<Vec<AudioPiece>> {
-        let files: Vec<(PathBuf, Mark)> = {
-            let index = self.lock();
-            index.values().filter(|it| it.sessions.contains(session)).map(|it| (it.path.clone(), it.mark)).collect()
-        };
-        let mut pieces = Vec::new();
-        for (path, mark) in files {
+    pub(super) fn bytes_of(&self, session: &SessionId) -> u64 {
+        let index = self.lock();
+        let takes = index.values().flat_map(|kept| kept.holds.takes(session));
+        takes.map(|(_, samples)| 2 * (samples.end - samples.start)).sum()
+    }
+
+    /// What all files take.
+    pub(super) fn bytes(&self) -> u64 {
+        self.lock().values().map(|kept| kept.size).sum()
+    }
+
+    pub(super) fn read(&self, session: &SessionId, take: u64, wanted: Range<u64>) -> io::Result<TakeAudio> {
+        let mut from = 0;
+        let mut files: Vec<(PathBuf, Mark, Option<u32>)> = Vec::new();
+        for kept in self.lock().values() {
+            match kept.holds.of(session, take) {
+                // Of what only leads up to what is wanted, the end is all that matters.
+                Some(held) if files.is_empty() && held.end <= wanted.start => from = held.end,
+                Some(held) if held.start < wanted.end => files.push((kept.path.clone(), kept.mark, kept.torn)),
+                _ => (),
+            }
+        }
+        let mut assembly = Assembly::new(wanted, from);
+        for (path, mark, torn) in files {
             let mut scan = match File::open(&path) {
                 Ok(file) => Scan::new(file, mark),
                 // Released meanwhile.
@@ -174,13 +214,12 @@ impl Index {
                 Err(error) => return Err(error),
             };
             while let Some(record) = scan.next()? {
-                if record.session == session.as_str() {
-                    let samples = record.samples().collect();
-                    pieces.push(AudioPiece { take: record.take, first_sample: record.first_sample, samples });
+                if record.label.session == session.as_str() && record.label.take == take {
+                    assembly.add(&record, torn != Some(record.group));
                 }
             }
         }
-        Ok(joined(pieces))
+        Ok(assembly.finish())
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Kept>> {
@@ -188,53 +227,39 @@ impl Index {
     }
 }
 
-/// Puts pieces in order, drops what comes twice, and joins what has no gap between.
-fn joined(mut pieces: Vec<AudioPiece>) -> Vec<AudioPiece> {
-    // Stable: of two pieces that begin alike, the one written first counts.
-    pieces.sort_by_key(|piece| (piece.take, piece.first_sample));
-    let mut joined: Vec<AudioPiece> = Vec::new();
-    for piece in pieces {
-        if let Some(last) = joined.last_mut()
-            && last.take == piece.take
-            && let Some(known) =
-                last.first_sample.saturating_add(last.samples.len() as u64).checked_sub(piece.first_sample)
-        {
-            let known = usize::try_from(known).unwrap_or(usize::MAX).min(piece.samples.len());
-            last.samples.extend_from_slice(&piece.samples[known..]);
-        } else {
-            joined.push(piece);
-        }
-    }
-    joined
-}
-
-/// Whose records a file holds, and whether there is more that could not be read.
-fn sessions_in(path: &Path, mark: Mark) -> (HashSet<SessionId>, bool) {
-    let mut sessions = HashSet::new();
-    let mut last = String::new();
-    let scanned = File::open(path).and_then(|file| {
+/// Whose records a file holds that an earlier run has left, and whether there is more that could not be read.
+fn look_into(path: PathBuf, mark: Mark) -> Kept {
+    let mut holds = Holds::default();
+    let mut torn = None;
+    let mut session: Option<SessionId> = None;
+    let scanned = File::open(&path).and_then(|file| {
+        let size = file.metadata()?.len();
         let mut scan = Scan::new(file, mark);
         while let Some(record) = scan.next()? {
-            // Often many in a row.
-            if record.session != last {
-                last.clear();
-                last.push_str(record.session);
-                sessions.extend(SessionId::parse(&last));
+            // Often many of one in a row.
+            if session.as_ref().is_none_or(|it| it.as_str() != record.label.session) {
+                session = SessionId::parse(record.label.session).ok();
             }
+            if let Some(session) = &session {
+                holds.add(session, record.label.take, record.label.first_sample..record.end());
+            }
+            torn = Some(record.group);
         }
-        Ok(scan.skipped)
+        Ok((size, scan.skipped))
     });
-    match scanned {
-        Ok(0) => (),
-        Ok(skipped) => {
-            log::warn!("{}: {skipped} bytes are no whole record (a torn end, or damage)", path.display())
+    let (size, unread) = match scanned {
+        Ok((size, skipped)) => {
+            if skipped > 0 {
+                log::warn!("{}: {skipped} bytes are no whole record (a torn end, or damage)", path.display());
+            }
+            (size, false)
         }
         Err(error) => {
             log::error!("{} cannot be read to its end and is kept: {error}", path.display());
-            return (sessions, true);
+            (0, true)
         }
-    }
-    (sessions, false)
+    };
+    Kept { path, mark, size, holds, torn, unread }
 }
 
 fn lock_dir(dir: &Path) -> Result<File> {
@@ -271,20 +296,26 @@ fn parse_name(name: &OsStr) -> Option<(u64, Mark)> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::record::Label, *};
     use crate::store::testing::id;
 
-    fn records(pieces: &[(&str, u64, Vec<i16>)]) -> (Vec<u8>, HashSet<SessionId>) {
-        let mut bytes = Vec::new();
+    fn records(pieces: &[(&str, u64, Vec<i16>)]) -> (Vec<u8>, Holds) {
+        let (mut bytes, mut holds) = (Vec::new(), Holds::default());
         for (session, first_sample, samples) in pieces {
-            record::write(&mut bytes, &id(session), 1, *first_sample, samples);
+            let label = Label { session, take: 1, first_sample: *first_sample, chunk_id: None, whole: true };
+            record::write(&mut bytes, label, samples);
+            holds.add(&id(session), 1, *first_sample..first_sample + samples.len() as u64);
         }
-        (bytes, pieces.iter().map(|(session, ..)| id(session)).collect())
+        (bytes, holds)
     }
 
     fn write(files: &mut Files, pieces: &[(&str, u64, Vec<i16>)]) {
-        let (mut bytes, sessions) = records(pieces);
-        files.write(&mut bytes, &sessions).unwrap();
+        let (mut bytes, holds) = records(pieces);
+        files.write(&mut bytes, &holds).unwrap();
+    }
+
+    fn read(files: &Files, session: &str) -> Vec<i16> {
+        files.index.read(&id(session), 1, 0..u64::MAX).unwrap().samples
     }
 
     fn logs(dir: &Path) -> Vec<PathBuf> {
@@ -292,10 +323,6 @@ mod tests {
         logs.retain(|path| path.extension().is_some());
         logs.sort();
         logs
-    }
-
-    fn piece(first_sample: u64, samples: &[i16]) -> AudioPiece {
-        AudioPiece { take: 1, first_sample, samples: samples.to_vec() }
     }
 
     #[test]
@@ -320,8 +347,8 @@ mod tests {
             fs::write(path, bytes).unwrap();
             let files = Files::open(dir.path()).unwrap();
             for (n, session) in sessions.iter().enumerate() {
-                let expected = if lost.contains(&n) { vec![] } else { vec![piece(0, &audio(n))] };
-                assert_eq!(files.index.read(&id(session)).unwrap(), expected, "{what}, session {n}");
+                let expected = if lost.contains(&n) { vec![] } else { audio(n).to_vec() };
+                assert_eq!(read(&files, session), expected, "{what}, session {n}");
             }
             assert_eq!(files.index.sessions().len(), sessions.len() - lost.len(), "{what}");
         };
@@ -354,7 +381,7 @@ mod tests {
         let mut files = Files::open(dir.path()).unwrap();
         write(&mut files, &[("a", 2, vec![3])]);
         assert_eq!(fs::read(&first).unwrap(), torn);
-        assert_eq!(files.index.read(&id("a")).unwrap(), [piece(0, &[1, 2, 3])]);
+        assert_eq!(read(&files, "a"), [1, 2, 3]);
         assert!(dir.path().join("notes.txt").exists());
     }
 
@@ -395,7 +422,7 @@ mod tests {
         files.release(&[id("b"), id("unknown")].into());
         assert!(logs(dir.path()).is_empty(), "the current one too");
         write(&mut files, &[("b", 0, vec![4])]);
-        assert_eq!(files.index.read(&id("b")).unwrap(), [piece(0, &[4])]);
+        assert_eq!(read(&files, "b"), [4]);
     }
 
     #[test]
@@ -405,11 +432,11 @@ mod tests {
         write(&mut files, &[("a", 0, vec![1])]);
         // Cannot be written through.
         files.current.as_mut().unwrap().file = File::open(&logs(dir.path())[0]).unwrap();
-        let (mut bytes, sessions) = records(&[("a", 1, vec![2])]);
-        assert!(files.write(&mut bytes, &sessions).is_err());
-        files.write(&mut bytes, &sessions).unwrap();
+        let (mut bytes, holds) = records(&[("a", 1, vec![2])]);
+        assert!(files.write(&mut bytes, &holds).is_err());
+        files.write(&mut bytes, &holds).unwrap();
         assert_eq!(logs(dir.path()).len(), 2);
-        assert_eq!(files.index.read(&id("a")).unwrap(), [piece(0, &[1, 2])]);
+        assert_eq!(read(&files, "a"), [1, 2]);
     }
 
     #[test]
@@ -423,22 +450,59 @@ mod tests {
     }
 
     #[test]
-    fn pieces_are_ordered_joined_and_freed_of_doubles() {
-        let given = vec![
-            piece(0, &[0, 1, 2]),
-            piece(6, &[6, 7]),
-            // Sent again from where the server had said, over the gap and what was there.
-            piece(2, &[2, 3, 4]),
-            piece(5, &[5, 6, 7, 8]),
-            piece(1, &[1]),
-            piece(20, &[20]),
-            AudioPiece { take: 2, first_sample: 21, samples: vec![9] },
-        ];
-        let expected = [
-            piece(0, &[0, 1, 2, 3, 4, 5, 6, 7, 8]),
-            piece(20, &[20]),
-            AudioPiece { take: 2, first_sample: 21, samples: vec![9] },
-        ];
-        assert_eq!(joined(given), expected);
+    fn whatever_happens_to_the_last_records_of_a_take_what_was_acknowledged_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let audio = |n: usize| vec![0x0101 * (n as i16 + 1); 4];
+        // Two records each time: one fsync, one acknowledgement.
+        let groups = 4;
+        let mut ends = vec![0];
+        let mut files = Files::open(dir.path()).unwrap();
+        for n in 0..groups {
+            let (first, second) = (audio(2 * n), audio(2 * n + 1));
+            let pieces = [("a", 8 * n as u64, first), ("a", 8 * n as u64 + 4, second)];
+            for upto in 1..=2 {
+                ends.push(ends[2 * n] + records(&pieces[..upto]).0.len());
+            }
+            write(&mut files, &pieces);
+        }
+        drop(files);
+        let [path] = &logs(dir.path())[..] else { panic!("one file") };
+        let whole = fs::read(path).unwrap();
+        let all: Vec<i16> = (0..2 * groups).flat_map(audio).collect();
+        let check = |bytes: &[u8], expected: &[i16], what: &str| {
+            fs::write(path, bytes).unwrap();
+            let files = Files::open(dir.path()).unwrap();
+            assert_eq!(read(&files, "a"), expected, "{what}");
+        };
+        for at in ends[2]..whole.len() {
+            let hit = ends.iter().rposition(|end| *end <= at).unwrap();
+            // Torn: what is before stays.
+            check(&whole[..at], &all[..4 * hit], &format!("cut at {at}"));
+            let mut bytes = whole.clone();
+            bytes[at] ^= 0x10;
+            let in_last_group = hit >= 2 * (groups - 1);
+            let mut expected = all.clone();
+            if in_last_group {
+                // It was never acknowledged, and its client sends it again.
+                expected.truncate(4 * hit);
+            } else {
+                // It was, and so was what came later, which stays in its place.
+                expected[4 * hit..4 * hit + 4].fill(0);
+            }
+            check(&bytes, &expected, &format!("byte {at} damaged"));
+        }
+    }
+
+    #[test]
+    fn a_file_that_only_leads_up_to_what_is_wanted_is_not_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut files = Files::open(dir.path()).unwrap();
+        for n in 0..3 {
+            write(&mut files, &[("a", 4 * n, vec![n as i16; 4])]);
+            files.current.as_mut().unwrap().size = ROLL_BYTES;
+        }
+        fs::remove_file(&logs(dir.path())[0]).unwrap();
+        let part = files.index.read(&id("a"), 1, 5..9).unwrap();
+        assert_eq!((part.first_sample, &part.samples[..], part.end), (5, &[1, 1, 1, 2][..], 12));
     }
 }

@@ -1,0 +1,290 @@
+//! `vigia bench durability`: one long recording, streamed twice by `vigia stream`: undisturbed, and with its line cut and
+//! its daemon killed again and again at random moments. What comes of both must be the same, to the sample and to the
+//! letter. Client, daemon and line are processes and sockets of their own, as in life.
+
+mod client;
+mod line;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::Value;
+use tokio::runtime::Runtime;
+
+use self::{
+    client::{Client, Heard},
+    line::Line,
+};
+use crate::{
+    api::client as wire,
+    base::{Error, Result, shutdown::deadline},
+    cli::{
+        Chosen, Outcome, SettingsArgs,
+        bench::{
+            child::Daemon,
+            figures::{Figure, percentile, to_text, told, wanted},
+        },
+        places, print, spoken,
+    },
+    flow::{Pcm, SAMPLE_RATE_HZ, SessionId},
+    media::{AudioFile, Media},
+    store::AudioLog,
+};
+
+const SESSION: &str = "durability";
+/// No recording of a bench is longer.
+const LONGEST: Duration = Duration::from_secs(24 * 3600);
+/// A client that was cut off is back within this.
+const RETURN_LIMIT: Duration = Duration::from_secs(30);
+/// The daemon has this long to end when it is asked to.
+const STOP_LIMIT: Duration = Duration::from_secs(30);
+
+/// A recording with cuts and kills against the same without: nothing lost, nothing doubled, the same text
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    settings: SettingsArgs,
+    /// The recording, repeated until `--secs`; else a sentence of espeak-ng's
+    #[arg(long, value_name = "FILE")]
+    audio: Option<PathBuf>,
+    /// Folder of a speech model, or its name; else that of tasks.transcribe.model
+    #[arg(long)]
+    model: Option<String>,
+    /// Length of what is streamed
+    #[arg(long, default_value_t = 3600, value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    secs: u32,
+    /// How many times faster than speech
+    #[arg(long, default_value_t = 6.0)]
+    pace: f64,
+    /// How often the line is cut
+    #[arg(long, default_value_t = 1000)]
+    cuts: usize,
+    /// How often the daemon is killed with -9
+    #[arg(long, default_value_t = 200)]
+    kills: usize,
+    /// Of the random moments
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Blow {
+    Cut,
+    Kill,
+}
+
+/// What was done to the second run.
+#[derive(Default)]
+struct Blows {
+    cuts: usize,
+    kills: usize,
+    /// From starting the daemon anew to its announcement, with its open session found.
+    restarts: Vec<Duration>,
+}
+
+pub(super) fn run(args: Args) -> Outcome {
+    let Chosen { loaded, facts, .. } = args.settings.load()?;
+    let settings = &loaded.settings;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(anyhow::Error::new)?;
+    let media = Media::new(&settings.pipelines, &settings.audio, &settings.vision)?;
+    let pcm = runtime.block_on(args.recording(&media))?;
+    let sets = args.sets(settings)?;
+    print(&format!(
+        "{} s at {} times the pace of speech, {} cuts and {} kills, on {} cores ({})\n",
+        args.secs,
+        args.pace,
+        args.cuts,
+        args.kills,
+        facts.cpu_cores,
+        facts.cpu_model.as_deref().unwrap_or("unknown")
+    ))?;
+
+    let quiet = Daemon::start(&args.settings, &sets)?;
+    let recording = quiet.dir().join("recording.wav");
+    write_wav(&recording, &pcm)?;
+    let expected = Client::start(&recording, quiet.address, args.pace * 4.0, SESSION)?.finish()?;
+
+    let mut daemon = Daemon::start_beside(&args.settings, &sets, "disturbed")?;
+    let line = runtime.block_on(Line::open(daemon.address))?;
+    let client = Client::start(&recording, line.address, args.pace, SESSION)?;
+    let (heard, blows) = args.disturb(&runtime, &mut daemon, &line, client)?;
+    let events = runtime.block_on(all_events(&daemon))?;
+    daemon.stop(STOP_LIMIT)?;
+    let kept = runtime.block_on(kept_audio(&daemon.store_dir()))?;
+    let (text, holds) = report(&pcm, &expected, &heard, &events, &kept, blows);
+    print(&text)?;
+    if holds { Ok(()) } else { Err(Error::internal("something was lost, doubled or changed").into()) }
+}
+
+impl Args {
+    async fn recording(&self, media: &Media) -> Result<Vec<i16>> {
+        let once: Pcm = match &self.audio {
+            Some(file) => media.decode_file(AudioFile::Path(file.clone()), LONGEST).await?,
+            None => spoken::two_sentences(media).await?,
+        };
+        if once.is_empty() {
+            return Err(Error::invalid("the recording is empty"));
+        }
+        let samples = self.secs as usize * SAMPLE_RATE_HZ as usize;
+        let s16 = once.iter().map(|sample| (sample * 32768.0).round() as i16);
+        Ok(s16.collect::<Vec<i16>>().into_iter().cycle().take(samples).collect())
+    }
+
+    fn sets(&self, settings: &crate::settings::Settings) -> Result<Vec<String>> {
+        let places = places(settings);
+        let models = places.models.iter().find(|dir| dir.is_dir()).cloned().unwrap_or_else(|| settings.models_dir());
+        let library = crate::runtime::find(&settings.runtime.library, &places.library)?;
+        let mut sets = vec![
+            format!("models.dir={}", models.display()),
+            format!("runtime.library={}", library.display()),
+            // To be compared, sample by sample.
+            "store.keep_audio=true".to_owned(),
+            "log.level=warn".to_owned(),
+        ];
+        sets.extend(self.model.as_ref().map(|model| format!("tasks.transcribe.model={model}")));
+        Ok(sets)
+    }
+
+    /// The moments, spread over the run at random, and what happens at each.
+    fn plan(&self) -> Vec<(Duration, Blow)> {
+        let mut random = fastrand::Rng::with_seed(self.seed);
+        let length = f64::from(self.secs) / self.pace;
+        let blows = std::iter::repeat_n(Blow::Cut, self.cuts).chain(std::iter::repeat_n(Blow::Kill, self.kills));
+        let mut plan: Vec<(Duration, Blow)> =
+            blows.map(|blow| (Duration::from_secs_f64(length * random.f64()), blow)).collect();
+        plan.sort_by_key(|(at, _)| *at);
+        plan
+    }
+
+    fn disturb(&self, runtime: &Runtime, daemon: &mut Daemon, line: &Line, client: Client) -> Result<(Heard, Blows)> {
+        let bar = ProgressBar::new((self.cuts + self.kills) as u64).with_style(ProgressStyle::default_bar());
+        let mut blows = Blows::default();
+        client.wait_connected(RETURN_LIMIT)?;
+        let begun = Instant::now();
+        for (at, blow) in self.plan() {
+            if !client.wait_until(begun + at) {
+                break;
+            }
+            match blow {
+                Blow::Cut => blows.cuts += usize::from(runtime.block_on(line.cut(deadline(RETURN_LIMIT)))),
+                Blow::Kill => {
+                    daemon.kill_and_restart()?;
+                    line.lead_to(daemon.address);
+                    blows.restarts.push(daemon.ready);
+                    blows.kills += 1;
+                }
+            }
+            bar.inc(1);
+        }
+        bar.finish_and_clear();
+        Ok((client.finish()?, blows))
+    }
+}
+
+fn report(
+    pcm: &[i16],
+    expected: &Heard,
+    heard: &Heard,
+    events: &[Value],
+    kept: &[i16],
+    mut blows: Blows,
+) -> (String, bool) {
+    blows.restarts.sort();
+    let millis = |duration: Duration| format!("{:.0} ms", duration.as_secs_f64() * 1000.0);
+    let received = heard.samples();
+    let lost = (pcm.len() as u64).saturating_sub(received);
+    let doubled = received.saturating_sub(pcm.len() as u64);
+    let differing = pcm.iter().zip(kept).filter(|(sent, kept)| sent != kept).count() + pcm.len().abs_diff(kept.len());
+    let of = |kind: &str| events.iter().filter(|event| event["type"] == kind).collect::<Vec<&Value>>();
+    let published = of("transcript.segment");
+    let spoken: Vec<&Value> = heard.segments().iter().filter(|segment| segment["text"] != "").collect();
+    let same_published = published.iter().map(|event| &event["data"]["segment"]).eq(spoken.iter().copied());
+    let same = heard.text() == expected.text() && heard.segments() == expected.segments();
+    let ends = (of("transcript.final").len(), of("session.end").len());
+    let figures: Vec<Figure> = vec![
+        told("cuts of the line", blows.cuts.to_string()),
+        told("kills of the daemon", blows.kills.to_string()),
+        told("connections", heard.connections.to_string()),
+        told(
+            "ready again after a kill",
+            format!(
+                "median {}, worst {}",
+                millis(percentile(&blows.restarts, 0.5)),
+                millis(percentile(&blows.restarts, 1.0))
+            ),
+        ),
+        wanted("samples lost", format!("{lost} of {}", pcm.len()), "0", lost == 0),
+        wanted("samples doubled", doubled.to_string(), "0", doubled == 0),
+        wanted("samples that differ in the log", differing.to_string(), "0", differing == 0),
+        wanted("acknowledgements taken back", heard.taken_back.to_string(), "0", heard.taken_back == 0),
+        wanted(
+            "transcript beside the undisturbed",
+            format!("{} segments, {}", heard.segments().len(), if same { "identical" } else { "different" }),
+            "identical",
+            same && !heard.segments().is_empty(),
+        ),
+        wanted(
+            "segments published",
+            format!("{}, {}", published.len(), if same_published { "each once" } else { "not as in the result" }),
+            "each once",
+            same_published,
+        ),
+        wanted("final results, ends of the session", format!("{}, {}", ends.0, ends.1), "1, 1", ends == (1, 1)),
+        wanted("segments told with another text", heard.changed.to_string(), "0", heard.changed == 0),
+        told("segments told more than once", heard.repeated.to_string()),
+    ];
+    let holds = figures.iter().all(|figure| figure.holds != Some(false));
+    (to_text(&figures), holds)
+}
+
+/// The session's events, once it has ended.
+async fn all_events(daemon: &Daemon) -> Result<Vec<Value>> {
+    let mut events: Vec<Value> = Vec::new();
+    let until = deadline(STOP_LIMIT);
+    loop {
+        let from = events.len() + 1;
+        let path = format!("/sessions/{SESSION}/events?from={from}&limit=500");
+        let (_, page) = wire::get_json(daemon.address, &path, None).await?;
+        let page = page["events"].as_array().cloned().unwrap_or_default();
+        let last_page = page.len() < 500;
+        events.extend(page);
+        let ended = events.last().is_some_and(|event| event["type"] == "session.end");
+        if last_page && (ended || tokio::time::Instant::now() > until) {
+            return Ok(events);
+        }
+        if last_page {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+/// What the daemon, now stopped, has kept of the audio.
+async fn kept_audio(store: &Path) -> Result<Vec<i16>> {
+    let log = AudioLog::open(store)?;
+    let session = SessionId::parse(SESSION)?;
+    Ok(log.read(&session, 1, 0..u64::MAX).await?.samples)
+}
+
+/// 16 kHz, mono, s16.
+fn write_wav(path: &Path, pcm: &[i16]) -> Result<()> {
+    let bytes = 2 * pcm.len() as u32;
+    let mut wav = Vec::with_capacity(44 + bytes as usize);
+    wav.extend_from_slice(b"RIFF");
+    wav.extend_from_slice(&(36 + bytes).to_le_bytes());
+    wav.extend_from_slice(b"WAVEfmt ");
+    wav.extend_from_slice(&16u32.to_le_bytes());
+    wav.extend_from_slice(&1u16.to_le_bytes());
+    wav.extend_from_slice(&1u16.to_le_bytes());
+    wav.extend_from_slice(&SAMPLE_RATE_HZ.to_le_bytes());
+    wav.extend_from_slice(&(2 * SAMPLE_RATE_HZ).to_le_bytes());
+    wav.extend_from_slice(&2u16.to_le_bytes());
+    wav.extend_from_slice(&16u16.to_le_bytes());
+    wav.extend_from_slice(b"data");
+    wav.extend_from_slice(&bytes.to_le_bytes());
+    wav.extend(pcm.iter().flat_map(|sample| sample.to_le_bytes()));
+    fs::write(path, wav).map_err(|error| Error::internal("the recording cannot be written").cause(error))
+}

@@ -1,0 +1,98 @@
+//! What is told to whom: to everybody, as events, with what is to be kept; and to the client, in numbered messages.
+
+use std::{sync::Arc, time::Duration};
+
+use serde_json::{Value, json};
+
+use super::SessionTask;
+use crate::{
+    base::Error,
+    flow::{Draft, EventType},
+    publish::Published,
+    sources::{Said, acks::Ack, take::News},
+    store::Note,
+    telemetry::events::{SegmentCut, emit},
+};
+
+/// A final result that the store does not commit within this is told all the same.
+const COMMIT_LIMIT: Duration = Duration::from_secs(15);
+
+impl SessionTask {
+    pub(super) async fn tell(&mut self, news: News) {
+        match news {
+            News::Speech { speaking, at, checkpoint } => {
+                let state = if speaking { "start" } else { "end" };
+                let note = checkpoint.map(|it| Note::Checkpoint(self.config.id.clone(), it));
+                self.publish(EventType::Speech, json!({ "state": state, "at": at }), note).await;
+                self.say(Said::Speech { speaking, at }).await;
+            }
+            News::Partial { text, segment, start } => {
+                // Nothing is committed before two partials agree; that comes with the recogniser.
+                let committed = String::new();
+                let data = json!({ "text": text, "committed": committed, "segment": segment, "start": start });
+                self.publish(EventType::TranscriptPartial, data, None).await;
+                self.say(Said::Partial { text, committed, segment, start }).await;
+            }
+            News::Segment(segment, error) => {
+                emit(SegmentCut { secs: segment.end - segment.start });
+                if let Some(error) = error {
+                    self.fail(error).await;
+                }
+                if let Some(take) = &mut self.take {
+                    take.settle(segment.clone());
+                }
+                if segment.text.is_empty() {
+                    self.note(Note::Silent(self.config.id.clone(), segment)).await;
+                } else {
+                    let data = json!({ "segment": segment });
+                    let published = self.publish(EventType::TranscriptSegment, data, None).await;
+                    self.say_result(&published, Said::Segment(segment)).await;
+                }
+            }
+            News::Checkpoint(checkpoint) => self.note(Note::Checkpoint(self.config.id.clone(), checkpoint)).await,
+        }
+    }
+
+    pub(super) async fn say_ack(&mut self) {
+        if let Some(Ack { received_samples, chunk_id }) = self.acks.say() {
+            self.say(Said::Ack { received_samples, chunk_id }).await;
+        }
+    }
+
+    pub(super) async fn publish(&mut self, kind: EventType, data: Value, note: Option<Note>) -> Arc<Published> {
+        let device = self.config.device.as_str().into();
+        let draft = Draft { kind, device, session: Some(self.config.id.clone()), data };
+        self.services.hub.publish_with(draft, note).await
+    }
+
+    /// A client that has its result forgets the audio: what it is told must be on disk, whatever becomes of us.
+    pub(super) async fn journaled(&mut self, position: i64) {
+        let mut committed = self.services.store.committed();
+        let reached = committed.wait_for(|committed| *committed >= position);
+        if tokio::time::timeout(COMMIT_LIMIT, reached).await.is_err() {
+            log::error!(session = self.config.id.as_str(); "the final result is told before it is on disk");
+        }
+    }
+
+    pub(super) async fn note(&mut self, note: Note) {
+        if let Err(error) = self.services.store.note(note).await {
+            log::error!(session = self.config.id.as_str(); "{}", error.full());
+        }
+    }
+
+    pub(super) async fn fail(&mut self, error: Error) {
+        self.say(Said::Failed { error, fatal: false }).await;
+    }
+
+    /// Who is not there is told when it comes back.
+    pub(super) async fn say_result(&mut self, published: &Published, said: Said) {
+        if let Some(seq) = self.line.say(said).await {
+            let event = published.event.seq;
+            self.note(Note::Told { session: self.config.id.clone(), seq, event }).await;
+        }
+    }
+
+    pub(super) async fn say(&mut self, said: Said) {
+        self.line.say(said).await;
+    }
+}
