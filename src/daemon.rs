@@ -30,7 +30,7 @@ use crate::{
     media::Media,
     publish::{Broker, Hub, Mqtt, MqttStatus, Node},
     settings::{MqttMode, Settings},
-    sources::{Services, Sessions, speech_rules},
+    sources::{Services, Sessions, partial_rules, speech_rules},
     store::{AudioLog, Store},
     systemd::{self, Notifier},
     telemetry::Metrics,
@@ -134,7 +134,7 @@ impl Running {
             shutdown: intake.clone(),
             rules: speech_rules(&settings.vad),
             max_sessions: settings.audio.max_sessions,
-            partial_interval: Duration::from_millis(settings.audio.partial_interval_ms),
+            partials: partial_rules(&settings.audio),
             resume_window: Duration::from_secs(settings.audio.resume_secs),
             keep_audio: settings.store.keep_audio,
         }));

@@ -7,7 +7,7 @@
 //!                              │                         │
 //!                              ├─────────────────────────┘    media (GStreamer): decode, resample, rotate, scale
 //!                              ▼
-//!                           segment                           pure: spans of speech, windows of 30 s
+//!                           segment                           pure: spans of speech, windows of 30 s, what may be committed
 //!                              ▼ Job
 //!                            jobs                             bounded, prioritised; where work waits for its turn
 //!                              ▼                    lease
@@ -47,7 +47,9 @@
 //!
 //! Glossary: *chunk* (as received) → *segment* (cut) → *job* (asked) → *outcome* (answered) → *event* (published).
 //! *Session*: one conversation of one device, made of *takes*. *Checkpoint*: where an open take can be gone on with
-//! after a crash. *Profile*: what a kind of device runs. *Engine*: one loaded model with its before and after. *Host*:
+//! after a crash. *Partial*: the text of a segment that is being spoken; what of it is *committed* stays. *Trial*: a final
+//! text begun before it is known that speech has ended. *Profile*: what a kind of device runs. *Engine*: one loaded
+//! model with its before and after. *Host*:
 //! the process or thread that runs one engine; who asks has its *handle*. *Budget*: what models may take of one memory.
 //! *Ledger*: what each takes of it. *Lease*: the promise that a model stays in memory; without one none is loaded.
 //! *Provider*: what a graph runs on. *Remote*: a server that does a task instead of this box. *Window*: speech of a

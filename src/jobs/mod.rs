@@ -10,7 +10,7 @@ mod worker;
 
 pub use ask::{Answer, Ask};
 pub use files::{FileAsk, FileDesk, FileNews, FileSpeakers, FileSummary};
-pub use queue::{Queue, QueueDepth, QueueLimits};
+pub use queue::{Offer, Queue, QueueDepth, QueueLimits};
 pub use scene::{Hazard, Looking, Scene};
 pub use speakers::Overhearing;
 pub use worker::run;

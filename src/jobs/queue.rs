@@ -4,7 +4,10 @@
 use std::{
     any::TypeId,
     collections::VecDeque,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Instant,
 };
 
@@ -19,13 +22,22 @@ use crate::{
     telemetry::events::{QueueRefused, emit},
 };
 
+/// Offered work that waits at a time: what comes later would be stale before its turn.
+const MOST_OFFERS: usize = 4;
+
 pub(super) struct Job {
     pub(super) priority: Priority,
     pub(super) question: Box<dyn Question>,
     pub(super) asked: Instant,
+    /// Work that may wait for all other live work, for it may turn out to be for nothing.
+    offer: Option<Offer>,
     /// The place in its lane, free again once the job is done with.
     _place: OwnedSemaphorePermit,
 }
+
+/// Work that was offered and taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Offer(u64);
 
 #[derive(Debug, Clone, Copy)]
 pub struct QueueLimits {
@@ -48,6 +60,7 @@ pub struct Queue(Arc<Inner>);
 struct Inner {
     lanes: Mutex<[VecDeque<Job>; 3]>,
     places: [Arc<Semaphore>; 3],
+    offers: AtomicU64,
     beats: Mutex<Vec<oneshot::Sender<()>>>,
     changed: Notify,
     /// Wakes jobs that wait for their engine, as `changed` wakes the worker.
@@ -60,6 +73,7 @@ impl Queue {
         Queue(Arc::new(Inner {
             lanes: Mutex::default(),
             places,
+            offers: AtomicU64::new(0),
             beats: Mutex::default(),
             changed: Notify::new(),
             arrived: Notify::new(),
@@ -73,7 +87,35 @@ impl Queue {
             Error::new(Kind::Busy, format!("too much {} work is waiting already", priority.name()))
                 .hint("try again in a few seconds")
         })?;
-        Ok(self.enter(priority, ask, place))
+        Ok(self.enter(priority, ask, None, place))
+    }
+
+    /// Takes live work that helps if it is done soon and may be left out: none while other live work waits for its engine,
+    /// and little of it. What is submitted later goes before it.
+    pub fn offer<E: Hireable>(&self, ask: Ask<E>) -> Result<(Offer, Answer<E>)> {
+        let busy = || Error::new(Kind::Busy, "live work is waiting that cannot be left out");
+        let place = Arc::clone(&self.0.places[Priority::Live as usize]).try_acquire_owned().map_err(|_| busy())?;
+        {
+            let lanes = lock(&self.0.lanes);
+            let lane = &lanes[Priority::Live as usize];
+            let waiting = || lane.iter().filter(|job| !job.question.is_abandoned());
+            let needed = waiting().any(|job| job.offer.is_none() && job.question.engine() == TypeId::of::<E>());
+            if needed || waiting().filter(|job| job.offer.is_some()).count() >= MOST_OFFERS {
+                return Err(busy());
+            }
+        }
+        let offer = Offer(self.0.offers.fetch_add(1, Ordering::Relaxed));
+        Ok((offer, self.enter(Priority::Live, ask, Some(offer), place)))
+    }
+
+    /// Offered work is needed after all: if it still waits, it does as if it had been submitted.
+    pub fn promote(&self, offer: Offer) {
+        let mut lanes = lock(&self.0.lanes);
+        let lane = &mut lanes[Priority::Live as usize];
+        let found = lane.iter().position(|job| job.offer == Some(offer)).and_then(|at| lane.remove(at));
+        if let Some(job) = found {
+            insert(lane, Job { offer: None, ..job });
+        }
     }
 
     /// Takes the job once there is a place. Dropping the future gives up the wait.
@@ -82,7 +124,7 @@ impl Queue {
             .acquire_owned()
             .await
             .map_err(|_| Error::internal("the queue has been closed"))?;
-        Ok(self.enter(priority, ask, place))
+        Ok(self.enter(priority, ask, None, place))
     }
 
     /// Resolves when the worker has come round once: a sign of life for the watchdog. It takes no place in a lane, for
@@ -145,14 +187,29 @@ impl Queue {
         self.0.changed.notify_one();
     }
 
-    fn enter<E: Hireable>(&self, priority: Priority, ask: Ask<E>, place: OwnedSemaphorePermit) -> Answer<E> {
+    fn enter<E: Hireable>(
+        &self,
+        priority: Priority,
+        ask: Ask<E>,
+        offer: Option<Offer>,
+        place: OwnedSemaphorePermit,
+    ) -> Answer<E> {
         let (question, answer) = ask.question();
-        let job = Job { priority, question, asked: Instant::now(), _place: place };
-        lock(&self.0.lanes)[job.priority as usize].push_back(job);
+        let job = Job { priority, question, asked: Instant::now(), offer, _place: place };
+        insert(&mut lock(&self.0.lanes)[job.priority as usize], job);
         self.0.changed.notify_one();
         self.0.arrived.notify_waiters();
         answer
     }
+}
+
+/// Behind those that came before, but before what is only offered.
+fn insert(lane: &mut VecDeque<Job>, job: Job) {
+    let at = match job.offer {
+        Some(_) => lane.len(),
+        None => lane.iter().position(|waiting| waiting.offer.is_some()).unwrap_or(lane.len()),
+    };
+    lane.insert(at, job);
 }
 
 #[cfg(test)]
@@ -178,6 +235,33 @@ mod tests {
         queue.submit(Priority::Batch, transcribe()).unwrap();
         drop(queue.take(|_| true));
         queue.submit(Priority::Live, transcribe()).unwrap();
+    }
+
+    /// The offers that wait, in the order of their turn; None is work that was submitted.
+    fn turns(queue: &Queue) -> Vec<Option<Offer>> {
+        std::iter::from_fn(|| queue.take(|_| true)).map(|job| job.offer).collect()
+    }
+
+    #[test]
+    fn offered_work_waits_for_all_that_is_needed_and_is_left_out_where_such_work_waits() {
+        let queue = queue(8);
+        let [(first, _one), (second, _two)] = [(); 2].map(|()| queue.offer(transcribe()).unwrap());
+        let _needed = queue.submit(Priority::Live, transcribe()).unwrap();
+        assert_eq!(queue.offer(transcribe()).err().unwrap().kind(), Kind::Busy);
+        queue.promote(second);
+        let _later = queue.submit(Priority::Live, transcribe()).unwrap();
+        assert_eq!(turns(&queue), [None, None, None, Some(first)]);
+        queue.promote(first);
+        assert!(queue.offer(transcribe()).is_ok(), "what had its turn is gone");
+    }
+
+    #[test]
+    fn few_offers_wait_and_those_of_who_left_are_not_counted() {
+        let queue = queue(64);
+        let taken: Vec<_> = (0..=MOST_OFFERS).map_while(|_| queue.offer(transcribe()).ok()).collect();
+        assert_eq!(taken.len(), MOST_OFFERS);
+        drop(taken);
+        assert!(queue.offer(transcribe()).is_ok());
     }
 
     #[tokio::test]

@@ -28,6 +28,8 @@ pub struct Rules {
     pub pad: u64,
     /// Longest span; `u64::MAX` for no limit.
     pub max_speech: u64,
+    /// Silence after which [`Live`] says that speech may be over; `u64::MAX`: it never does.
+    pub settle: u64,
 }
 
 impl Rules {
@@ -39,6 +41,7 @@ impl Rules {
             min_silence: samples(min_silence_ms.into()),
             pad: samples(pad_ms.into()),
             max_speech: u64::MAX,
+            settle: u64::MAX,
         }
     }
 
@@ -49,6 +52,10 @@ impl Rules {
 
     pub fn max_speech_secs(self, secs: f64) -> Rules {
         Rules { max_speech: (secs * f64::from(SAMPLE_RATE_HZ)) as u64, ..self }
+    }
+
+    pub fn settle_ms(self, ms: u32) -> Rules {
+        Rules { settle: samples(ms.into()), ..self }
     }
 
     /// Pads the end of one span and the start of the next; they share a pause that has no room for both pads.
@@ -200,6 +207,8 @@ impl Offline {
 pub enum SpeechEvent {
     /// Somebody begins to speak.
     Start { at: u64 },
+    /// They have paused. If the silence lasts, this will be the segment, to the sample; else they go on.
+    Pause(Span),
     /// They fell silent.
     End { at: u64 },
     /// A segment to transcribe. Comes after its `Start`; before its `End`, or in the middle of long speech.
@@ -214,11 +223,24 @@ pub struct Live {
 
 /// What the live machine remembers, in samples since the start of the take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct LiveState {
     frames: u64,
     start: Option<u64>,
     quiet_since: Option<u64>,
+    /// Of this quiet, that speech may be over was said already.
+    settled: bool,
     longest_pause: Option<Span>,
+}
+
+/// Speech that is going on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Speaking {
+    pub since: u64,
+    /// Where the segment would end if the quiet of this moment lasts.
+    pub quiet_after: Option<u64>,
+    /// A cut of this segment, for its length, lies here or later; None: behind all that was heard.
+    pub cut_from: Option<u64>,
 }
 
 impl LiveState {
@@ -256,9 +278,10 @@ impl Live {
 
         // 1. Speech goes on after a pause: remember the longest as the place to cut.
         if loud && let Some(since) = self.now.quiet_since.take() {
+            self.now.settled = false;
             let pause = Span { start: since, end: now };
             let best = self.now.longest_pause.map_or(CUT_SILENCE, |best| best.len());
-            if self.now.start.is_some() && pause.len() > best {
+            if self.may_cut_at(since) && pause.len() > best {
                 self.now.longest_pause = Some(pause);
             }
         }
@@ -282,12 +305,20 @@ impl Live {
             };
             say(SpeechEvent::Segment(Span { start, end }));
             self.now.start = Some(next);
+            // What was said of a pause was said of another segment.
+            self.now.settled = false;
         }
         // 4. Quiet for long enough: speech ended where the quiet began.
         if probability < self.rules.exit {
             let since = *self.now.quiet_since.get_or_insert(now);
             if now - since >= self.rules.min_silence {
                 self.end_at(self.end_after(since), &mut say);
+            } else if now - since >= self.rules.settle && !self.now.settled {
+                self.now.settled = true;
+                let span = Span { start: self.now.start.unwrap_or(start), end: self.end_after(since) };
+                if span.end > span.start && span.len() > self.rules.min_speech {
+                    say(SpeechEvent::Pause(span));
+                }
             }
         }
     }
@@ -298,6 +329,24 @@ impl Live {
             let end = self.now.quiet_since.map_or(total, |since| self.end_after(since).min(total));
             self.end_at(end, &mut say);
         }
+    }
+
+    /// The speech that is going on.
+    pub fn speaking(&self) -> Option<Speaking> {
+        let since = self.now.start?;
+        // A longer pause takes the place of an earlier one, never the other way round.
+        let quiet = self.now.quiet_since.filter(|quiet| self.may_cut_at(*quiet));
+        let pause = self.now.longest_pause.map(|pause| pause.start).or(quiet);
+        Some(Speaking {
+            since,
+            quiet_after: self.now.quiet_since.map(|quiet| self.end_after(quiet).max(since)),
+            cut_from: pause.map(|pause| pause.saturating_sub(FRAME)),
+        })
+    }
+
+    /// Long speech is cut in its second half alone: the first half is text that nobody has to wait with.
+    fn may_cut_at(&self, sample: u64) -> bool {
+        self.now.start.is_some_and(|start| sample.saturating_sub(start) >= self.rules.cut_after() / 2)
     }
 
     fn end_after(&self, quiet_since: u64) -> u64 {
@@ -314,12 +363,14 @@ impl Live {
             say(SpeechEvent::End { at: span.end });
         }
         self.now.quiet_since = None;
+        self.now.settled = false;
         self.now.longest_pause = None;
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde_json::Value;
 
     use super::*;
@@ -368,7 +419,7 @@ mod tests {
                 live.push(probability, |event| match event {
                     SpeechEvent::Start { at } => said.push(("start", at)),
                     SpeechEvent::End { at } => said.push(("end", at)),
-                    SpeechEvent::Segment(_) => {}
+                    SpeechEvent::Segment(_) | SpeechEvent::Pause(_) => {}
                 });
             }
             let expected: Vec<(&str, u64)> = case["live"]
@@ -448,6 +499,73 @@ mod tests {
                 after.iter().for_each(|it| live.push(*it, |event| said.push(event)));
                 live.finish(probabilities.len() as u64 * FRAME, |event| said.push(event));
                 assert_eq!(said, whole, "cut at {cut}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_pause_foretells_the_segment_that_it_ends_and_is_told_once() {
+        let mut probabilities = vec![0.9; 30];
+        probabilities.extend([0.1; 8]);
+        probabilities.extend([0.9; 10]);
+        probabilities.extend([0.1; 20]);
+        let rules = Rules::new(0.5, 0.15, 250, 384, 30).settle_ms(192);
+        let (segments, all) = live_segments(rules, &probabilities);
+        let pauses: Vec<Span> = all
+            .iter()
+            .filter_map(|event| match event {
+                SpeechEvent::Pause(span) => Some(*span),
+                _ => None,
+            })
+            .collect();
+        assert_eq!((pauses.len(), segments.len()), (2, 1), "{all:?}");
+        assert_eq!(pauses[0], Span { start: 0, end: 30 * FRAME + 480 });
+        assert_eq!(pauses[1], segments[0]);
+        let click: Vec<f32> = [vec![0.9; 4], vec![0.1; 20]].concat();
+        let (_, all) = live_segments(rules, &click);
+        assert!(!all.iter().any(|event| matches!(event, SpeechEvent::Pause(_))), "{all:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_said_of_speech_that_goes_on_holds(turns in prop::collection::vec((1..40usize, 1..14usize), 1..30)) {
+            let rules = Rules::new(0.5, 0.15, 250, 384, 30).settle_ms(192).max_speech_secs(4.0);
+            let mut live = Live::new(rules);
+            let mut spoken = Vec::new();
+            turns.iter().for_each(|(loud, quiet)| {
+                spoken.extend(std::iter::repeat_n(0.9, *loud));
+                spoken.extend(std::iter::repeat_n(0.1, *quiet));
+            });
+            // The earliest place of a cut, as far as it was told; the segment that a pause foretold.
+            let (mut earliest, mut foretold) = (0, None);
+            for (frame, probability) in spoken.iter().enumerate() {
+                let mut events = Vec::new();
+                live.push(*probability, |event| events.push(event));
+                for (number, event) in events.iter().enumerate() {
+                    match event {
+                        SpeechEvent::Segment(span) => {
+                            let ended = events.get(number + 1) == Some(&SpeechEvent::End { at: span.end });
+                            prop_assert!(span.end >= earliest, "{span:?} was cut before {earliest}");
+                            prop_assert!(span.len() <= 4 * u64::from(SAMPLE_RATE_HZ));
+                            // A cut in the very frame that ends speech leaves no time to foretell anything.
+                            let cut_here = span.end == (frame as u64 + 1) * FRAME;
+                            if ended && !cut_here {
+                                prop_assert!(foretold.is_none_or(|foretold| foretold == *span), "{foretold:?}, {span:?}");
+                            }
+                            (earliest, foretold) = (0, None);
+                        }
+                        SpeechEvent::Pause(span) => foretold = Some(*span),
+                        SpeechEvent::Start { .. } | SpeechEvent::End { .. } => (earliest, foretold) = (0, None),
+                    }
+                }
+                if let Some(speaking) = live.speaking() {
+                    let now = (frame as u64 + 1) * FRAME;
+                    prop_assert!(speaking.cut_from.is_none_or(|cut| cut <= now && cut >= speaking.since));
+                    prop_assert!(speaking.quiet_after.is_none_or(|quiet| quiet >= speaking.since));
+                    // What ends for its quiet keeps all that was spoken: only a cut can take words away.
+                    let quiet = speaking.quiet_after.unwrap_or(now);
+                    earliest = earliest.max(speaking.cut_from.unwrap_or(now).min(quiet));
+                }
             }
         }
     }

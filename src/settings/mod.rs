@@ -96,8 +96,19 @@ pub struct Audio {
     pub language: String,
     pub max_sessions: usize,
     pub max_pipelines: usize,
+    pub partials: Partials,
+    pub first_partial_ms: u64,
     pub partial_interval_ms: u64,
     pub resume_secs: u64,
+    pub attention_margin_ms: u64,
+}
+
+/// When words of a segment that is being spoken are committed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Partials {
+    Agreement,
+    Attention,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -114,6 +125,7 @@ pub struct Vad {
     pub hysteresis: f32,
     pub min_speech_ms: u32,
     pub min_silence_ms: u32,
+    pub settle_ms: u32,
     pub pad_ms: u32,
     pub max_segment_secs: f64,
 }

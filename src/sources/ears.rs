@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 use crate::{
     base::{Error, lock},
     engines::{Heard, Sink, VoiceState},
-    segment::{Live, LiveState, Rules, SpeechEvent, speech::FRAME},
+    segment::{Live, LiveState, Rules, Speaking, SpeechEvent, speech::FRAME},
 };
 
 /// The take's task is woken about once a second of audio even if nobody speaks, so that it sees its backlog shrink.
@@ -78,10 +78,13 @@ impl Ears {
                 let known = events.len();
                 live.push(probability, |event| events.push_back(Overheard { event: Some(event), mark: None }));
                 *unmarked += 1;
-                if events.len() > known || *unmarked >= MARK_EVERY_FRAMES {
+                // A pause is told at once and kept by nobody: what follows from it follows from its end.
+                let lasting = |it: &Overheard| !matches!(it.event, Some(SpeechEvent::Pause(_)));
+                let paused = events.len() > known;
+                if events.iter().skip(known).any(lasting) || *unmarked >= MARK_EVERY_FRAMES {
                     *unmarked = 0;
                     mark(events, known, Mark { live: live.state(), detector: detector.clone(), ended: false });
-                } else if !live.state().heard().is_multiple_of(WAKE_EVERY_FRAMES * FRAME) {
+                } else if !paused && !live.state().heard().is_multiple_of(WAKE_EVERY_FRAMES * FRAME) {
                     return;
                 }
             }
@@ -131,6 +134,12 @@ impl Ears {
     /// Why nothing more is heard, once.
     pub(super) fn failure(&self) -> Option<Error> {
         self.lock().failed.take()
+    }
+
+    /// The speech that is going on, as far as it has been heard; None also while events about it wait to be taken.
+    pub(super) fn speaking(&self) -> Option<Speaking> {
+        let state = self.lock();
+        if state.events.is_empty() { state.live.speaking() } else { None }
     }
 
     /// Samples before this one can be in no segment any more.

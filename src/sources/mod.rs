@@ -4,16 +4,20 @@
 //! - `sessions`: who is live, and the way in; `task`: one session's life, which carries out what `course` decides
 //! - `intake`, `line`: from and to its client; `acks`, `chunks`: what it may forget, what comes twice
 //! - `take`: segments and their texts; `ears`: what is heard of it; `marks`: where its audio stands
+//! - `partials`: the text while it is spoken, at a `pace`; `finals`: the text that stays
 //! - `kept`, `recovery`: how a session goes on after a crash
 
 mod acks;
 mod chunks;
 mod course;
 mod ears;
+mod finals;
 mod intake;
 mod kept;
 mod line;
 mod marks;
+mod pace;
+mod partials;
 #[cfg(test)]
 mod properties;
 mod recovery;
@@ -32,11 +36,12 @@ use crate::{
     jobs::Queue,
     media::Media,
     publish::Hub,
-    segment::Rules,
+    segment::{CommitRule, Rules},
     settings,
     store::{AudioLog, Seen, Store},
 };
 
+pub use partials::PartialRules;
 pub use sessions::{Opened, Sessions};
 
 /// What a session needs of the layers below; one for all sessions.
@@ -50,7 +55,7 @@ pub struct Services {
     pub shutdown: Shutdown,
     pub rules: Rules,
     pub max_sessions: usize,
-    pub partial_interval: Duration,
+    pub partials: PartialRules,
     /// A client that was cut off may come back this long; zero: not at all.
     pub resume_window: Duration,
     /// Audio stays on disk when its session has ended.
@@ -151,6 +156,20 @@ pub struct FinalResult {
 pub fn speech_rules(vad: &settings::Vad) -> Rules {
     Rules::new(vad.threshold, vad.hysteresis, vad.min_speech_ms, vad.min_silence_ms, vad.pad_ms)
         .max_speech_secs(vad.max_segment_secs)
+        .settle_ms(vad.settle_ms)
+}
+
+/// How partial results are made, as the settings say.
+pub fn partial_rules(audio: &settings::Audio) -> PartialRules {
+    let margin = Duration::from_millis(audio.attention_margin_ms);
+    PartialRules {
+        commit: match audio.partials {
+            settings::Partials::Agreement => CommitRule::Agreement,
+            settings::Partials::Attention => CommitRule::Attention { margin_secs: margin.as_secs_f64() },
+        },
+        first: Duration::from_millis(audio.first_partial_ms),
+        interval: Duration::from_millis(audio.partial_interval_ms),
+    }
 }
 
 /// Shared by every session's task.

@@ -8,6 +8,7 @@ use crate::{
     base::Result,
     engines::VoiceState,
     flow::{AudioFormat, Encoding, SAMPLE_RATE_HZ, SessionConfig, TextSegment},
+    segment::SessionLanguage,
     sources::{
         Services,
         course::Stage,
@@ -25,6 +26,7 @@ const STRIDE: usize = SAMPLE_RATE_HZ as usize;
 pub(super) struct Found {
     pub(super) config: SessionConfig,
     pub(super) timeline: Timeline,
+    pub(super) language: SessionLanguage,
     pub(super) left: Option<Left>,
 }
 
@@ -75,10 +77,11 @@ pub(super) async fn look(services: &Services, row: SessionRow) -> Result<Found> 
     if checkpoint.is_none() && !there {
         // Between two takes; or whatever there was is gone, and then its segments' numbers are not given out again.
         let row = services.store.session_opened(&row.id, &config.device, &config.language).await?;
-        return Ok(Found { config, timeline: Timeline::of(&row), left: None });
+        let language = language_after(&config, &services.store.transcript(&row.id).await?);
+        return Ok(Found { config, timeline: Timeline::of(&row), language, left: None });
     }
     let mut told = services.store.transcript(&row.id).await?;
-    told.retain(|segment| segment.id >= row.next_segment);
+    let before = told.extract_if(.., |segment| segment.id < row.next_segment).collect::<Vec<_>>();
     told.extend(open.silent);
     told.sort_by_key(|segment| segment.id);
     let (state, detector) = match checkpoint {
@@ -88,6 +91,7 @@ pub(super) async fn look(services: &Services, row: SessionRow) -> Result<Found> 
             (TakeState { next_segment: row.next_segment, ..TakeState::default() }, VoiceState::default())
         }
     };
+    let language = language_after(&config, before.iter().chain(&told));
     let audio = services.audio_log.read(&row.id, take, state.needed_from(&services.rules)..u64::MAX).await?;
     let TakeAudio { first_sample: from, samples, end: journaled, chunk_id, .. } = audio;
     let heard = if state.ended { journaled } else { state.live.heard() };
@@ -99,6 +103,7 @@ pub(super) async fn look(services: &Services, row: SessionRow) -> Result<Found> 
     Ok(Found {
         config,
         timeline: Timeline::of(&row),
+        language,
         left: Some(Left {
             state,
             detector,
@@ -108,6 +113,17 @@ pub(super) async fn look(services: &Services, row: SessionRow) -> Result<Found> 
             chunk_id,
         }),
     })
+}
+
+/// What a session's language has become with the segments that were published, in order.
+fn language_after<'a>(config: &SessionConfig, segments: impl IntoIterator<Item = &'a TextSegment>) -> SessionLanguage {
+    let mut language = SessionLanguage::new(&config.language);
+    for TextSegment { start, end, text, language: spoken, probability, .. } in segments {
+        if !text.is_empty() {
+            language.published(spoken, *probability, end - start);
+        }
+    }
+    language
 }
 
 /// For a session of which nobody has noted what its client asked.

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     base::{Error, Kind, Result, lock},
     flow::{Draft, EventType, SessionConfig, SessionId, Task},
+    segment::SessionLanguage,
     sources::{
         Coming, Input, SharedServices, Told,
         course::Course,
@@ -212,14 +213,15 @@ impl Sessions {
                 services.hub.go_on(id).await;
                 let found = recovery::look(services, row).await?;
                 let course = Course::left_open(resumable, found.stage());
-                let recovery::Found { config, timeline, left } = found;
-                Ok(Beginning { config, voice, transcribes, course, timeline, left, door })
+                let recovery::Found { config, timeline, language, left } = found;
+                Ok(Beginning { config, voice, transcribes, course, timeline, language, left, door })
             }
             (None, Some(config)) => {
                 services.audio_log.has_room()?;
                 let timeline = self.announce(config).await?;
                 let (config, course) = (config.clone(), Course::new(resumable));
-                Ok(Beginning { config, voice, transcribes, course, timeline, left: None, door })
+                let language = SessionLanguage::new(&config.language);
+                Ok(Beginning { config, voice, transcribes, course, timeline, language, left: None, door })
             }
             (None, None) => Err(Error::internal("the session has ended meanwhile")),
         }

@@ -1,21 +1,23 @@
 //! One take: from the first chunk to the final result. Owns what is held of its audio and what is being worked on;
 //! decides nothing about the session around it.
 
-use std::{collections::VecDeque, time::Duration};
+use std::collections::VecDeque;
 
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesOrdered};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 
 use crate::{
-    base::{Error, Kind},
-    engines::{Asr, TranscribeAsk, Voice, VoiceState, VoiceStream, transcript},
-    flow::{Pcm, Priority, SAMPLE_RATE_HZ, SessionConfig, TextSegment, Transcript, audio::samples_to_secs},
-    jobs::{Answer, Ask, Queue},
-    segment::{Rules, Span, SpeechEvent, Tape},
+    base::Error,
+    engines::{Voice, VoiceState, VoiceStream},
+    flow::{Pcm, SAMPLE_RATE_HZ, SessionConfig, TextSegment, audio::samples_to_secs},
+    jobs::Queue,
+    segment::{CommitRule, Committer, Rules, SessionLanguage, Shown, Span, SpeechEvent, Tape},
     sources::{
         ears::{Ears, Mark},
+        finals::{Settled, Texts, Unsettled},
         kept::{Owed, TakeState},
         marks::Marks,
+        partials::{Closed, PartialRules, Partials, Trial},
     },
     store::Checkpoint,
 };
@@ -24,11 +26,6 @@ use crate::{
 const MAX_BACKLOG: usize = 4 * SAMPLE_RATE_HZ as usize;
 /// Segments of one session that may wait for their text.
 const MAX_PENDING: usize = 8;
-/// Less audio than this has no text worth showing.
-const MIN_PARTIAL: u64 = SAMPLE_RATE_HZ as u64 * 3 / 10;
-
-/// From being cut to having its text, the queue included.
-const SEGMENT_LIMIT: Duration = Duration::from_secs(600);
 
 /// What a take reports to its session. A checkpoint is to be kept before or with what it comes with.
 pub(super) enum News {
@@ -38,7 +35,7 @@ pub(super) enum News {
         checkpoint: Option<Checkpoint>,
     },
     Partial {
-        text: String,
+        shown: Shown,
         segment: u64,
         start: f64,
     },
@@ -51,8 +48,8 @@ pub(super) enum News {
 pub(super) enum TakeStep {
     /// Something was heard.
     News,
-    Final((TextSegment, Option<Error>)),
-    Partial(Option<Transcript>),
+    Final(Box<(Unsettled, Texts)>),
+    Partial(Texts),
     PartialDue,
 }
 
@@ -69,13 +66,13 @@ pub(super) struct Take {
     /// Segments that were cut before a crash, until their audio is here again.
     owed: VecDeque<Owed>,
     /// Segments whose text is being made, in order …
-    finals: FuturesOrdered<BoxFuture<'static, (TextSegment, Option<Error>)>>,
+    finals: FuturesOrdered<BoxFuture<'static, Box<(Unsettled, Texts)>>>,
     /// … and which these are.
     pending: VecDeque<Owed>,
-    partial: Option<Answer<Asr>>,
-    partial_due: Option<Instant>,
-    partial_interval: Duration,
-    speaking_since: Option<u64>,
+    partials: Partials,
+    /// Of the session, with what this take has made of it.
+    language: SessionLanguage,
+    speaking: bool,
     /// All samples are in.
     ended: bool,
     segments: Vec<TextSegment>,
@@ -87,7 +84,9 @@ pub(super) struct TakeParts<'a> {
     pub(super) voice: &'a Voice,
     pub(super) rules: Rules,
     pub(super) transcribes: bool,
-    pub(super) partial_interval: Option<Duration>,
+    pub(super) partials: PartialRules,
+    pub(super) shows_partials: bool,
+    pub(super) language: SessionLanguage,
     pub(super) offset: u64,
     pub(super) next_segment: u64,
 }
@@ -108,8 +107,11 @@ impl Take {
         told: Vec<TextSegment>,
     ) -> Take {
         let ears = Ears::new(parts.rules, state.live, state.ended);
-        let partial_interval = parts.partial_interval.unwrap_or(Duration::MAX);
+        let mut partials = Partials::new(parts.partials, parts.shows_partials && parts.transcribes);
         let speaking_since = state.live.speaking_since();
+        if let Some(since) = speaking_since {
+            partials.begin(since, state.live.heard());
+        }
         Take {
             number: parts.number,
             stream: parts.voice.open(detector, ears.sink()),
@@ -123,10 +125,9 @@ impl Take {
             owed: state.owed.into(),
             finals: FuturesOrdered::new(),
             pending: VecDeque::new(),
-            partial: None,
-            partial_due: speaking_since.and_then(|_| Instant::now().checked_add(partial_interval)),
-            partial_interval,
-            speaking_since,
+            partials,
+            language: parts.language,
+            speaking: speaking_since.is_some(),
             ended: state.ended,
             segments: told,
         }
@@ -159,23 +160,25 @@ impl Take {
         self.stream.backlog() < MAX_BACKLOG
     }
 
-    /// How often the client wants to see text that is not final; `None` for never.
-    pub(super) fn set_partials(&mut self, interval: Option<Duration>) {
-        self.partial_interval = interval.unwrap_or(Duration::MAX);
-        self.partial_due = self.speaking_since.and_then(|_| Instant::now().checked_add(self.partial_interval));
+    /// Another client goes on with it.
+    pub(super) fn set_client(&mut self, config: &SessionConfig) {
+        self.partials.set_wanted(config.partials && self.tape.is_some());
+        self.language.set_asked(&config.language);
+    }
+
+    /// What the session's language has become.
+    pub(super) fn language(&self) -> &SessionLanguage {
+        &self.language
     }
 
     /// What happens next. Every wait here can be given up without loss.
     pub(super) async fn next(&mut self) -> TakeStep {
-        let due = if self.partial.is_some() { None } else { self.partial_due };
+        let due = self.partials.due();
         tokio::select! {
             biased;
             () = self.ears.news() => TakeStep::News,
-            Some(done) = self.finals.next() => {
-                self.pending.pop_front();
-                TakeStep::Final(done)
-            }
-            transcript = answer(&mut self.partial), if self.partial.is_some() => TakeStep::Partial(transcript),
+            Some(done) = self.finals.next() => TakeStep::Final(done),
+            texts = self.partials.answered(), if self.partials.is_waiting() => TakeStep::Partial(texts),
             () = at(due), if due.is_some() => TakeStep::PartialDue,
         }
     }
@@ -195,8 +198,10 @@ impl Take {
     fn ask_owed(&mut self, taped_to: u64, queue: &Queue, config: &SessionConfig) {
         while let Some(owed) = self.owed.pop_front_if(|owed| owed.span.end <= taped_to) {
             // If there is no transcriber any more, or none of its audio, its times are all that there will be.
-            if let Some(segment) = self.ask_segment(owed, queue, config) {
-                self.finals.push_back(Box::pin(std::future::ready((segment, None))));
+            if let Some(segment) = self.ask_segment(owed, None, queue, config) {
+                let committer = Committer::new(CommitRule::Agreement);
+                let unsettled = Unsettled::new(segment, Pcm::from(Vec::new()), committer);
+                self.finals.push_back(Box::pin(std::future::ready(Box::new((unsettled, Ok(Vec::new()))))));
                 self.pending.push_back(owed);
             }
         }
@@ -253,6 +258,12 @@ impl Take {
         while let Some(overheard) = self.ears.next() {
             let said = match overheard.event {
                 Some(SpeechEvent::Start { at }) => Some(self.begin_speech(at)),
+                Some(SpeechEvent::Pause(span)) => {
+                    if let Some(tape) = &self.tape {
+                        self.partials.pause(span, tape.cut(span.start, span.end), queue, config, &self.language);
+                    }
+                    None
+                }
                 Some(SpeechEvent::End { at }) => Some(self.end_speech(at)),
                 Some(SpeechEvent::Segment(span)) => self.segment(span, queue, config),
                 None => None,
@@ -279,15 +290,14 @@ impl Take {
     }
 
     fn begin_speech(&mut self, at: u64) -> News {
-        self.speaking_since = Some(at);
-        self.partial_due = Instant::now().checked_add(self.partial_interval);
+        self.speaking = true;
+        self.partials.begin(at, self.samples());
         News::Speech { speaking: true, at: self.secs(at), checkpoint: None }
     }
 
     fn end_speech(&mut self, at: u64) -> News {
-        self.speaking_since = None;
-        self.partial_due = None;
-        self.partial = None;
+        self.speaking = false;
+        self.partials.end();
         News::Speech { speaking: false, at: self.secs(at), checkpoint: None }
     }
 
@@ -300,14 +310,18 @@ impl Take {
     fn segment(&mut self, span: Span, queue: &Queue, config: &SessionConfig) -> Option<News> {
         let owed = Owed { id: self.next_segment, span };
         self.next_segment += 1;
-        // What comes after a cut in the middle of long speech is a new segment with partials of its own.
-        self.partial = None;
-        self.speaking_since = self.speaking_since.map(|_| span.end);
-        self.ask_segment(owed, queue, config).map(|segment| News::Segment(segment, None))
+        let closed = self.partials.close(span, queue);
+        self.ask_segment(owed, Some(closed), queue, config).map(|segment| News::Segment(segment, None))
     }
 
-    /// Returns the segment when there is nobody to ask, or nothing to ask for.
-    fn ask_segment(&mut self, owed: Owed, queue: &Queue, config: &SessionConfig) -> Option<TextSegment> {
+    /// Returns the segment when there is nobody to ask, or nothing to ask for. `closed`: what was read of it while it was spoken.
+    fn ask_segment(
+        &mut self,
+        owed: Owed,
+        closed: Option<Closed>,
+        queue: &Queue,
+        config: &SessionConfig,
+    ) -> Option<TextSegment> {
         let Owed { id, span } = owed;
         let segment = TextSegment {
             id,
@@ -321,35 +335,54 @@ impl Take {
         };
         let audio = self.tape.as_ref().map(|tape| tape.cut(span.start, span.end));
         let Some(audio) = audio.filter(|audio| !audio.is_empty()) else { return Some(segment) };
-        let ask = transcribe_ask(config, audio);
-        self.finals.push_back(Box::pin(transcribe(queue.clone(), ask, segment)));
+        let Closed { committer, trial } = closed.unwrap_or_else(|| self.partials.unread());
+        let unsettled = Unsettled::new(segment, audio, committer);
+        self.finals.push_back(match trial {
+            None => unsettled.ask(queue.clone(), config, &self.language),
+            Some(Trial::Asked(answer)) => unsettled.await_trial(answer, queue.clone(), config, &self.language),
+            Some(Trial::Answered(pieces)) => Box::pin(std::future::ready(Box::new((unsettled, Ok(pieces))))),
+        });
         self.pending.push_back(owed);
         None
     }
 
+    /// The text of the oldest segment that waits for one; None where it has to be made again.
+    pub(super) fn final_news(
+        &mut self,
+        (unsettled, texts): (Unsettled, Texts),
+        queue: &Queue,
+        config: &SessionConfig,
+    ) -> Option<News> {
+        match unsettled.settle(texts, &mut self.language) {
+            Settled::Done(segment, error) => {
+                self.pending.pop_front();
+                Some(News::Segment(segment, error))
+            }
+            Settled::Again(unsettled) => {
+                self.finals.push_front(unsettled.ask(queue.clone(), config, &self.language));
+                None
+            }
+        }
+    }
+
     /// What is to be said of speech that will not be heard to its end.
     pub(super) fn fall_silent(&mut self) -> Option<News> {
-        self.speaking_since.take()?;
-        Some(News::Speech { speaking: false, at: self.secs(self.samples()), checkpoint: None })
+        let speaking = std::mem::take(&mut self.speaking);
+        speaking.then(|| News::Speech { speaking: false, at: self.secs(self.samples()), checkpoint: None })
     }
 
-    /// Asks for the text so far. When the queue is full the partial is left out: a later one says more anyway.
+    /// Asks for the text so far.
     pub(super) fn ask_partial(&mut self, queue: &Queue, config: &SessionConfig) {
-        self.partial_due = Instant::now().checked_add(self.partial_interval);
-        let (Some(since), Some(tape)) = (self.speaking_since, &self.tape) else { return };
-        if self.samples().saturating_sub(since) < MIN_PARTIAL {
-            return;
-        }
-        let ask = Ask::<Asr>::new(transcribe_ask(config, tape.cut(since, self.marks.at())));
-        self.partial = queue.submit(Priority::Live, ask).ok();
+        let Some(tape) = &self.tape else { return };
+        let cut = |from, to| tape.cut(from, to);
+        self.partials.ask(self.ears.speaking(), self.marks.at(), cut, queue, config, &self.language);
     }
 
-    /// The partial's text, unless it failed or its segment is final already.
-    pub(super) fn partial_news(&mut self, transcript: Option<Transcript>) -> Option<News> {
-        self.partial = None;
-        let start = self.secs(self.speaking_since?);
-        let text = transcript?.text;
-        (!text.is_empty()).then_some(News::Partial { text, segment: self.next_segment, start })
+    /// What the answer adds to the text so far.
+    pub(super) fn partial_news(&mut self, texts: Texts) -> Option<News> {
+        let cut_from = self.ears.speaking().and_then(|speaking| speaking.cut_from);
+        let (since, shown) = self.partials.news(texts, cut_from)?;
+        Some(News::Partial { shown, segment: self.next_segment, start: self.secs(since) })
     }
 
     fn secs(&self, sample: u64) -> f64 {
@@ -361,42 +394,5 @@ impl Take {
 async fn at(due: Option<Instant>) {
     if let Some(due) = due {
         sleep_until(due).await;
-    }
-}
-
-async fn answer(partial: &mut Option<Answer<Asr>>) -> Option<Transcript> {
-    Some(transcript(partial.as_mut()?.await.ok()?))
-}
-
-fn transcribe_ask(config: &SessionConfig, audio: Pcm) -> TranscribeAsk {
-    TranscribeAsk {
-        words: config.words,
-        translate: config.translate,
-        prompt: config.prompt.clone(),
-        ..TranscribeAsk::of(audio, &config.language)
-    }
-}
-
-async fn transcribe(queue: Queue, ask: TranscribeAsk, mut segment: TextSegment) -> (TextSegment, Option<Error>) {
-    let asked = async { queue.submit_patiently(Priority::Live, Ask::<Asr>::new(ask)).await?.await };
-    let late = |_| {
-        Err(Error::new(Kind::Timeout, "a segment has waited too long for its text").hint(
-            "the box has more to transcribe than it can: a smaller model, or fewer sessions (audio.max_sessions)",
-        ))
-    };
-    match timeout(SEGMENT_LIMIT, asked).await.unwrap_or_else(late) {
-        Ok(pieces) => {
-            let transcript = transcript(pieces);
-            let shift = |secs: f64| ((segment.start + secs) * 1000.0).round() / 1000.0;
-            segment.words = transcript.words;
-            for word in &mut segment.words {
-                (word.start, word.end) = (shift(word.start), shift(word.end));
-            }
-            segment.text = transcript.text;
-            segment.language = transcript.language;
-            segment.probability = transcript.probability;
-            (segment, None)
-        }
-        Err(error) => (segment, Some(error)),
     }
 }

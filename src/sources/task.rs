@@ -21,6 +21,7 @@ use crate::{
     engines::Voice,
     flow::{SAMPLE_RATE_HZ, SessionConfig, audio::samples_to_secs},
     media::AudioDecoder,
+    segment::SessionLanguage,
     sources::{
         Coming, Input, Said, SharedServices, Told,
         acks::{Ack, Acks},
@@ -29,7 +30,7 @@ use crate::{
         intake::{Arrival, Intake},
         line::Line,
         recovery::{Left, Replay},
-        take::{News, Take, TakeParts, TakeStep},
+        take::{Take, TakeParts, TakeStep},
     },
     store::{Place, Progress, SessionRow},
     telemetry::events::{ChunkReceived, DecoderFailed, SamplesDecoded, emit},
@@ -87,6 +88,8 @@ pub(super) struct SessionTask {
     transcribes: bool,
     course: Course,
     timeline: Timeline,
+    /// As the takes before this one left it.
+    language: SessionLanguage,
     take: Option<Take>,
     /// What the take has to hear again before anything new.
     replay: Option<Replay>,
@@ -121,6 +124,7 @@ pub(super) struct Beginning {
     pub(super) transcribes: bool,
     pub(super) course: Course,
     pub(super) timeline: Timeline,
+    pub(super) language: SessionLanguage,
     /// The take that an earlier daemon left open.
     pub(super) left: Option<Left>,
     pub(super) door: mpsc::Receiver<Box<Arriving>>,
@@ -145,7 +149,7 @@ type Over = bool;
 
 impl SessionTask {
     pub(super) fn new(services: SharedServices, beginning: Beginning) -> SessionTask {
-        let Beginning { config, voice, transcribes, course, timeline, left, door } = beginning;
+        let Beginning { config, voice, transcribes, course, timeline, language, left, door } = beginning;
         let mut task = SessionTask {
             durable: services.audio_log.durable(),
             // Whoever was cut off by the end of the daemon has the whole window from its start on.
@@ -161,6 +165,7 @@ impl SessionTask {
             course,
             durable_samples: timeline.samples,
             timeline,
+            language,
             take: None,
             replay: None,
             door,
@@ -347,14 +352,12 @@ impl SessionTask {
             voice: &self.voice,
             rules: self.services.rules,
             transcribes: self.transcribes,
-            partial_interval: self.partial_interval(),
+            partials: self.services.partials,
+            shows_partials: self.config.partials,
+            language: self.language.clone(),
             offset: self.timeline.samples,
             next_segment: self.timeline.next_segment,
         }
-    }
-
-    fn partial_interval(&self) -> Option<Duration> {
-        self.config.partials.then_some(self.services.partial_interval)
     }
 
     /// The stream cannot be read on: its further bytes mean nothing until the client ends the take.
@@ -419,9 +422,13 @@ impl SessionTask {
                     self.break_off(error).await;
                 }
             }
-            TakeStep::Final((segment, error)) => self.tell(News::Segment(segment, error)).await,
-            TakeStep::Partial(transcript) => {
-                if let Some(news) = take.partial_news(transcript) {
+            TakeStep::Final(done) => {
+                if let Some(news) = take.final_news(*done, &self.services.queue, &self.config) {
+                    self.tell(news).await;
+                }
+            }
+            TakeStep::Partial(texts) => {
+                if let Some(news) = take.partial_news(texts) {
                     self.tell(news).await;
                 }
             }

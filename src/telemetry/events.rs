@@ -60,6 +60,29 @@ pub struct AudioSynced {
 /// The store committed a transaction, with one fsync.
 pub struct StoreCommitted;
 
+/// A reading of a segment that is being spoken: `done`; `left_out` because finals wait; `given_up` because its segment
+/// ended or paused before; `failed`.
+pub struct PartialEnded {
+    pub outcome: &'static str,
+    /// From asking to the answer.
+    pub took: Option<Duration>,
+}
+
+/// Partials take so long that the next one waits longer than the settings say.
+pub struct PartialStretched;
+
+/// A final reading that was begun while it was not known whether speech had ended: it became the `final` one, was `given_up`
+/// because speech went on, or was `left_out` because finals wait.
+pub struct TrialEnded {
+    pub outcome: &'static str,
+}
+
+/// A final text of which something had been committed: it is the `same` there, or what was committed was kept against it
+/// (`spelling_kept`, `words_kept`).
+pub struct FinalFitted {
+    pub fit: &'static str,
+}
+
 /// A job left the queue for good: `done`, `failed`, `cancelled`, `timeout`, or `abandoned` by who asked.
 pub struct JobEnded {
     pub task: &'static str,
@@ -178,6 +201,14 @@ fn describe() {
     );
     describe_counter!("vigia_audio_log_bytes_total", "Bytes of received audio that were made durable.");
     describe_counter!("vigia_store_commits_total", "Transactions of the store.");
+    describe_counter!("vigia_partials_total", "Readings of segments that were being spoken, by outcome.");
+    describe_counter!("vigia_partials_stretched_total", "Partials after which the next one waits longer than set.");
+    describe_histogram!("vigia_partial_seconds", "Time from asking for a partial to its answer.");
+    describe_counter!("vigia_trials_total", "Final readings begun on trial when somebody paused, by outcome.");
+    describe_counter!(
+        "vigia_finals_fitted_total",
+        "Final texts that something had been committed of, by how they fit it."
+    );
     describe_counter!("vigia_jobs_total", "Jobs ended, by task, priority and outcome.");
     describe_histogram!("vigia_job_seconds", "Time from asking to the answer, by priority.");
     describe_counter!("vigia_queue_refused_total", "Jobs refused by a full queue, by priority.");
@@ -273,6 +304,37 @@ impl Countable for DecoderFailed {
     fn count(self) {
         ready();
         counter!("vigia_decoder_errors_total", "encoding" => self.encoding).increment(1);
+    }
+}
+
+impl Countable for PartialEnded {
+    fn count(self) {
+        ready();
+        counter!("vigia_partials_total", "outcome" => self.outcome).increment(1);
+        if let Some(took) = self.took {
+            record(&histogram!("vigia_partial_seconds"), took.as_secs_f64());
+        }
+    }
+}
+
+impl Countable for PartialStretched {
+    fn count(self) {
+        ready();
+        counter!("vigia_partials_stretched_total").increment(1);
+    }
+}
+
+impl Countable for TrialEnded {
+    fn count(self) {
+        ready();
+        counter!("vigia_trials_total", "outcome" => self.outcome).increment(1);
+    }
+}
+
+impl Countable for FinalFitted {
+    fn count(self) {
+        ready();
+        counter!("vigia_finals_fitted_total", "fit" => self.fit).increment(1);
     }
 }
 

@@ -10,6 +10,7 @@ mod encodings;
 mod engines;
 mod harness;
 mod hosts;
+mod live;
 mod mqtt;
 mod remotes;
 mod resume;

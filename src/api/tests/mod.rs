@@ -107,7 +107,7 @@ impl Server {
             shutdown: shutdown.clone(),
             rules: sources::speech_rules(&settings.vad),
             max_sessions: settings.audio.max_sessions,
-            partial_interval: Duration::from_millis(settings.audio.partial_interval_ms),
+            partials: sources::partial_rules(&settings.audio),
             resume_window: Duration::ZERO,
             keep_audio: false,
         }));

@@ -135,7 +135,7 @@ async fn script(settings: &Settings, args: &Args) -> Result<Script> {
     let mut note = |known_after: u64, event: SpeechEvent| match event {
         SpeechEvent::Start { at } => expected.push(Expected { speaking: true, at: secs(at), known_after }),
         SpeechEvent::End { at } => expected.push(Expected { speaking: false, at: secs(at), known_after }),
-        SpeechEvent::Segment(_) => {}
+        SpeechEvent::Segment(_) | SpeechEvent::Pause(_) => {}
     };
     for probability in probabilities {
         frames += 1;

@@ -9,6 +9,7 @@ mod durability;
 mod figures;
 mod ingest;
 mod ledger;
+mod live;
 mod load;
 mod mixes;
 mod onnx;
@@ -29,6 +30,7 @@ enum Bench {
     Asr(asr::Args),
     Ingest(ingest::Args),
     Ledger(ledger::Args),
+    Live(live::Args),
     Load(load::Args),
     Diarize(diarize::Args),
     Durability(durability::Args),
@@ -39,6 +41,7 @@ pub(super) fn run(args: Args) -> Outcome {
         Bench::Asr(args) => asr::run(&args),
         Bench::Ingest(args) => ingest::run(args),
         Bench::Ledger(args) => ledger::run(args),
+        Bench::Live(args) => live::run(args),
         Bench::Load(args) => load::run(args),
         Bench::Diarize(args) => diarize::run(args),
         Bench::Durability(args) => durability::run(args),

@@ -25,12 +25,34 @@ impl Attention<'_> {
     /// among them: as in transformers. (The first implementation puts the finished text through the decoder once
     /// more, scales its rows to the audio alone, and has no times of segments among its tokens to take up the pauses.)
     pub(super) fn first_frames(&self, audio_frames: usize) -> Result<Vec<usize>> {
+        let (mut focus, width) = self.focus(audio_frames)?;
+        if focus.is_empty() {
+            return Ok(vec![0; self.tokens]);
+        }
+        // The path of the greatest attention is the path of the least cost.
+        focus.iter_mut().for_each(|value| *value = -*value);
+        Ok(cheapest_path(&focus, width))
+    }
+
+    /// The frame that each token listened to most when it was fed, whatever the others listened to.
+    pub(super) fn most_attended(&self, audio_frames: usize) -> Result<Vec<usize>> {
+        let (focus, width) = self.focus(audio_frames)?;
+        if focus.is_empty() {
+            return Ok(vec![0; self.tokens]);
+        }
+        let loudest = |row: &[f32]| (0..width).max_by(|a, b| row[*a].total_cmp(&row[*b])).unwrap_or_default();
+        Ok(focus.chunks_exact(width).map(loudest).collect())
+    }
+
+    /// `[tokens][width]` and the width: what all heads together listen to, each frame against the other tokens' share of
+    /// it, without flicker. Empty where there is nothing to look at.
+    fn focus(&self, audio_frames: usize) -> Result<(Vec<f32>, usize)> {
         if self.weights.len() != self.heads * self.tokens * self.frames {
             return Err(Error::internal("the attention of a text has another shape than its tokens"));
         }
         let width = audio_frames.min(self.frames);
         if self.tokens == 0 || width == 0 || self.heads == 0 {
-            return Ok(vec![0; self.tokens]);
+            return Ok((Vec::new(), width));
         }
         let mut head = vec![0.0; self.tokens * width];
         let mut sum = vec![0.0; self.tokens * width];
@@ -43,9 +65,8 @@ impl Attention<'_> {
             }
         }
         let heads = self.heads as f32;
-        // The path of the greatest attention is the path of the least cost.
-        sum.iter_mut().for_each(|value| *value /= -heads);
-        Ok(cheapest_path(&sum, width))
+        sum.iter_mut().for_each(|value| *value /= heads);
+        Ok((sum, width))
     }
 }
 
@@ -289,6 +310,27 @@ mod tests {
     }
 
     #[test]
+    fn the_frame_that_is_listened_to_most_may_go_back() {
+        let (tokens, frames) = (5, 60);
+        let ridges = [5, 40, 20, 50, 30];
+        // Without noise, frames that nobody listens to would be told apart by nothing but rounding.
+        let mut random = fastrand::Rng::with_seed(4);
+        let weights: Vec<f32> = (0..tokens * frames)
+            .map(|at| {
+                let off = (at % frames) as f32 - ridges[at / frames] as f32;
+                (-off.powi(2) / 8.0).exp() + 0.1 * random.f32()
+            })
+            .collect();
+        let attention = Attention { weights: &weights, heads: 1, tokens, frames };
+        let found = attention.most_attended(frames).unwrap();
+        for (frame, ridge) in found.into_iter().zip(ridges) {
+            assert!(frame.abs_diff(ridge) <= 3, "{frame} instead of {ridge}");
+        }
+        let cropped = attention.most_attended(30).unwrap();
+        assert!(cropped.iter().all(|frame| *frame < 30), "{cropped:?}");
+    }
+
+    #[test]
     fn equal_costs_are_told_apart_as_the_definition_does() {
         assert_eq!(cheapest_path(&[0.0; 12], 4), [0, 0, 0]);
         let mut random = fastrand::Rng::with_seed(11);
@@ -320,6 +362,7 @@ mod tests {
                 let attention = Attention { weights: &weights, heads, tokens, frames };
                 let found = attention.first_frames(width).unwrap();
                 assert_eq!(found.len(), tokens);
+                assert_eq!(attention.most_attended(width).unwrap().len(), tokens);
                 assert!(found.is_sorted() && found.iter().all(|frame| *frame <= width.min(frames)), "{found:?}");
             }
         }

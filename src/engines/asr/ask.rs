@@ -13,7 +13,11 @@ pub struct TranscribeAsk {
     pub pieces: Vec<Piece>,
     /// A code such as `es`, or `auto`.
     pub language: String,
+    /// With `auto`: the language to take as long as the model gives it at least this probability.
+    pub leaning: Option<(String, f32)>,
     pub words: bool,
+    /// With `words`: tell what each of them listened to, where the model can.
+    pub attention: bool,
     pub translate: bool,
     /// What was said before, or how names are spelled.
     pub prompt: Option<String>,
@@ -28,7 +32,9 @@ impl TranscribeAsk {
         TranscribeAsk {
             pieces: vec![Piece::from(audio)],
             language: language.to_owned(),
+            leaning: None,
             words: false,
+            attention: false,
             translate: false,
             prompt: None,
             hotwords: None,
@@ -141,6 +147,8 @@ pub struct SegmentText {
     pub no_speech_probability: f32,
     pub temperature: f32,
     pub words: Vec<Word>,
+    /// Where it was asked for: the second of the piece that each of the words listened to most.
+    pub attends_to: Vec<f64>,
 }
 
 /// The whole answer as one text.

@@ -32,6 +32,8 @@ pub(super) struct TimedToken {
     pub(super) start: f64,
     pub(super) end: f64,
     pub(super) probability: f32,
+    /// The second that it listened to most, where that was asked for.
+    pub(super) attends_to: Option<f64>,
 }
 
 /// A word with the number of its tokens. Its text keeps the space before it.
@@ -42,6 +44,8 @@ pub(super) struct TimedWord {
     start: f64,
     end: f64,
     probability: f32,
+    /// The latest of its tokens.
+    attends_to: Option<f64>,
 }
 
 /// The words of a text in that language. `read` makes text of tokens, with U+FFFD where bytes are no UTF-8.
@@ -63,6 +67,7 @@ pub(super) fn words(
             start: tokens[0].start,
             end: tokens[count - 1].end,
             probability: tokens.iter().map(|token| token.probability).sum::<f32>() / count as f32,
+            attends_to: tokens.iter().filter_map(|token| token.attends_to).reduce(f64::max),
         };
         match words.last_mut() {
             Some(before) if !alone => before.append(word),
@@ -102,6 +107,7 @@ impl TimedWord {
         self.text.push_str(&next.text);
         self.tokens += next.tokens;
         self.end = next.end;
+        self.attends_to = [self.attends_to, next.attends_to].into_iter().flatten().reduce(f64::max);
     }
 }
 
@@ -112,9 +118,11 @@ pub(super) fn share_out(words: Vec<TimedWord>, segments: &mut [SegmentText], end
         let wanted = segment.tokens.iter().filter(|token| **token < end_token).count();
         let mut taken = 0;
         segment.words.clear();
+        segment.attends_to.clear();
         while taken < wanted {
             let Some(word) = words.next() else { break };
             taken += word.tokens;
+            segment.attends_to.extend(word.attends_to);
             segment.words.push(word.into());
         }
     }
@@ -235,7 +243,7 @@ mod tests {
         (0..count)
             .map(|id| {
                 let start = f64::from(id) / 10.0;
-                TimedToken { id, start, end: start + 0.1, probability: 0.5 }
+                TimedToken { id, start, end: start + 0.1, probability: 0.5, attends_to: Some(start + 0.05) }
             })
             .collect()
     }
@@ -245,7 +253,7 @@ mod tests {
     }
 
     fn word(text: &str, start: f64, end: f64) -> TimedWord {
-        TimedWord { text: text.to_owned(), tokens: 1, start, end, probability: 1.0 }
+        TimedWord { text: text.to_owned(), tokens: 1, start, end, probability: 1.0, attends_to: Some(end) }
     }
 
     fn segment(start: f64, end: f64, tokens: usize) -> SegmentText {
@@ -259,6 +267,7 @@ mod tests {
         let words = words(&tokens(6), "es", read(&table)).unwrap();
         assert_eq!(texts(&words), [" Buenos", " días", ".", " S\u{fffd}"]);
         assert_eq!((words[0].start, words[0].end, words[0].tokens), (0.0, 0.2, 2));
+        assert!(words[0].attends_to.is_some_and(|secs| (secs - 0.15).abs() < 1e-9), "its last token's");
     }
 
     #[test]
@@ -308,6 +317,7 @@ mod tests {
         let all: Vec<Vec<&str>> = segments.iter().map(|it| it.words.iter().map(|word| &*word.text).collect()).collect();
         assert_eq!(all, [vec!["uno", "dos."], vec!["tres"], vec![]]);
         assert_eq!((segments[0].start, segments[0].words[1].end), (0.0, 0.4), "times are left as they are");
+        assert_eq!(segments[0].attends_to, [0.2, 0.4]);
     }
 
     fn spoken(start: f64, end: f64, words: &[(&str, f64, f64)]) -> SegmentText {

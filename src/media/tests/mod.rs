@@ -14,7 +14,7 @@ use super::{AudioDecoder, Media};
 use crate::{
     base::{Error, Result},
     flow::{AudioFormat, Encoding, SAMPLE_RATE_HZ},
-    settings::{Audio, Pipelines, Vision},
+    settings::{Audio, Pipelines, Sources, Vision, load},
 };
 
 /// Nothing in these tests takes longer, even on a busy machine.
@@ -27,13 +27,7 @@ pub(super) fn media() -> Media {
 }
 
 fn media_with(max_pipelines: usize) -> Media {
-    let audio = Audio {
-        language: "es".to_owned(),
-        max_sessions: 512,
-        max_pipelines,
-        partial_interval_ms: 700,
-        resume_secs: 600,
-    };
+    let audio = Audio { max_pipelines, ..load(&Sources::default()).unwrap().settings.audio };
     let vision = Vision { max_pixels: 50_000_000, max_side: 1536 };
     Media::new(&Pipelines { dir: String::new(), variant: "cpu".to_owned() }, &audio, &vision).unwrap()
 }

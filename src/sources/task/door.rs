@@ -45,9 +45,9 @@ impl SessionTask {
         self.awaited_until = None;
         self.config = config;
         self.transcribes = transcribes;
-        let interval = self.partial_interval();
+        self.language.set_asked(&self.config.language);
         if let Some(take) = &mut self.take {
-            take.set_partials(interval);
+            take.set_client(&self.config);
             if self.course.take_is_open() {
                 take.marks().go_back(self.durable_samples - self.timeline.samples);
             }

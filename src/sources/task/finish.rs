@@ -101,6 +101,7 @@ impl SessionTask {
     fn count(&mut self, take: &Take) {
         self.timeline.samples += take.samples();
         self.timeline.next_segment = take.next_segment();
+        self.language.clone_from(take.language());
         self.durable_samples = self.timeline.samples;
         self.chunks = Chunks::default();
     }

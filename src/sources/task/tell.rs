@@ -9,6 +9,7 @@ use crate::{
     base::Error,
     flow::{Draft, EventType},
     publish::Published,
+    segment::Shown,
     sources::{Said, acks::Ack, take::News},
     store::Note,
     telemetry::events::{SegmentCut, emit},
@@ -26,9 +27,7 @@ impl SessionTask {
                 self.publish(EventType::Speech, json!({ "state": state, "at": at }), note).await;
                 self.say(Said::Speech { speaking, at }).await;
             }
-            News::Partial { text, segment, start } => {
-                // Nothing is committed before two partials agree; that comes with the recogniser.
-                let committed = String::new();
+            News::Partial { shown: Shown { text, committed }, segment, start } => {
                 let data = json!({ "text": text, "committed": committed, "segment": segment, "start": start });
                 self.publish(EventType::TranscriptPartial, data, None).await;
                 self.say(Said::Partial { text, committed, segment, start }).await;

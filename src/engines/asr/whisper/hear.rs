@@ -1,5 +1,7 @@
 //! What happens before the first token of a text: which language is spoken, and the decoder reads its prompt.
 
+use std::sync::Arc;
+
 use crate::{
     base::{Error, Result},
     engines::{
@@ -33,30 +35,36 @@ pub(super) struct Detected {
 pub(super) fn languages(
     decoder: &mut Decoder,
     tokens: &Tokens,
-    hidden: &[Tensor],
-    asked: &str,
+    hidden: &[Arc<Tensor>],
+    ask: &TranscribeAsk,
 ) -> Result<(Vec<Heard>, Option<Detected>)> {
+    let asked = &*ask.language;
     if asked != "auto" || tokens.languages.is_empty() {
         let language = if asked == "auto" { "en" } else { asked };
         let token = tokens.language(language)?;
         let heard = |_| Heard { language: language.to_owned(), token, probabilities: Vec::new() };
         return Ok((hidden.iter().map(heard).collect(), None));
     }
-    let rows: Vec<&Tensor> = hidden.iter().collect();
+    let rows: Vec<&Tensor> = hidden.iter().map(|it| &**it).collect();
     let (memory, mut step) = decoder.start(&rows, &vec![i64::from(tokens.sot); rows.len()])?;
     let (mut heard, mut no_speech) = (Vec::with_capacity(rows.len()), Vec::with_capacity(rows.len()));
     for row in 0..rows.len() {
         let logits = step.last(row)?;
         no_speech.push(no_speech_probability(tokens, logits));
-        heard.push(language_of(tokens, logits));
+        heard.push(language_of(tokens, logits, ask.leaning.as_ref()));
     }
     Ok((heard, Some(Detected { memory, no_speech })))
 }
 
-fn language_of(tokens: &Tokens, logits: &[f32]) -> Heard {
+/// The likeliest language, or the one leant to where it is likely enough.
+fn language_of(tokens: &Tokens, logits: &[f32], leaning: Option<&(String, f32)>) -> Heard {
     let known: Vec<f32> = tokens.languages.iter().map(|(_, id)| logits[*id as usize]).collect();
     let total = ln_sum_exp(&known);
-    let (language, token) = &tokens.languages[argmax(&known)];
+    let leant = leaning.and_then(|(language, least)| {
+        let at = tokens.languages.iter().position(|(code, _)| code == language)?;
+        ((known[at] - total).exp() >= *least).then_some(at)
+    });
+    let (language, token) = &tokens.languages[leant.unwrap_or_else(|| argmax(&known))];
     let codes = tokens.languages.iter().map(|(code, _)| code.clone());
     let mut probabilities: Vec<(String, f32)> = codes.zip(known.iter().map(|logit| (logit - total).exp())).collect();
     probabilities.sort_by(|a, b| b.1.total_cmp(&a.1));
@@ -120,7 +128,7 @@ pub(super) fn alike(prompts: &[Vec<u32>]) -> Vec<Vec<usize>> {
 pub(super) fn read_prompts(
     decoder: &mut Decoder,
     tokens: &Tokens,
-    hidden: &[Tensor],
+    hidden: &[Arc<Tensor>],
     prompts: &[Vec<u32>],
     rows: &[usize],
     detected: Option<&Detected>,
@@ -145,7 +153,7 @@ pub(super) fn read_prompts(
             (memory, step)
         }
         None => {
-            let hidden: Vec<&Tensor> = rows.iter().map(|row| &hidden[*row]).collect();
+            let hidden: Vec<&Tensor> = rows.iter().map(|row| &*hidden[*row]).collect();
             let ids: Vec<i64> = of_rows.concat().into_iter().map(i64::from).collect();
             let (memory, mut step) = decoder.start(&hidden, &ids)?;
             for row in 0..rows.len() {

@@ -13,9 +13,21 @@ use crate::{
 };
 
 impl Whisper {
-    /// The words of a window of which so many frames of the encoder hold audio.
-    pub(super) fn words_of(&self, text: &Hypothesis, language: &str, audio_frames: usize) -> Result<Vec<TimedWord>> {
-        let ends = self.token_ends(text, audio_frames)?;
+    /// The words of a window of which so many frames of the encoder hold audio; with what each listened to where `attention`
+    /// is asked for.
+    pub(super) fn words_of(
+        &self,
+        text: &Hypothesis,
+        language: &str,
+        audio_frames: usize,
+        attention: bool,
+    ) -> Result<Vec<TimedWord>> {
+        let weights = self.weights(text);
+        let rows = weights.rows(self.decoder.alignment_heads(), text.attention.len());
+        // The frame at which each token but the last has been spoken: where the decoder began to listen for the next, when
+        // it was fed this one.
+        let ends = rows.first_frames(audio_frames)?;
+        let attended = if attention { rows.most_attended(audio_frames)? } else { Vec::new() };
         let Some(last) = ends.last() else { return Ok(Vec::new()) };
         let end_of = |index: usize| *ends.get(index).unwrap_or(last) as f64 * self.tick_secs();
         let tokens = text.tokens.iter().zip(&text.logprobs).enumerate();
@@ -26,24 +38,38 @@ impl Whisper {
                 start: index.checked_sub(1).map_or(0.0, end_of),
                 end: end_of(index),
                 probability: logprob.exp(),
+                // A token is looked for when the one before it is fed.
+                attends_to: index
+                    .checked_sub(1)
+                    .and_then(|at| attended.get(at))
+                    .map(|at| *at as f64 * self.tick_secs()),
             })
             .collect();
         words(&spoken, language, |ids| self.tokens.text(ids))
     }
 
-    /// The frame at which each token but the last has been spoken: where the decoder began to listen for the next, when it
-    /// was fed this one.
-    fn token_ends(&self, text: &Hypothesis, audio_frames: usize) -> Result<Vec<usize>> {
-        let (heads, tokens) = (self.decoder.alignment_heads(), text.attention.len());
-        let Some(frames) = text.attention.first().and_then(|row| row.len().checked_div(heads)) else {
-            return Ok(Vec::new());
-        };
-        let mut weights = Vec::with_capacity(heads * tokens * frames);
+    /// What each token but the last paid attention to when it was fed, by head.
+    fn weights(&self, text: &Hypothesis) -> Weights {
+        let heads = self.decoder.alignment_heads();
+        let frames = text.attention.first().and_then(|row| row.len().checked_div(heads)).unwrap_or(0);
+        let mut weights = Vec::with_capacity(heads * text.attention.len() * frames);
         for head in 0..heads {
             for row in &text.attention {
                 weights.extend_from_slice(row.get(head * frames..(head + 1) * frames).unwrap_or_default());
             }
         }
-        Attention { weights: &weights, heads, tokens, frames }.first_frames(audio_frames)
+        Weights { weights, frames }
+    }
+}
+
+/// Rows of attention, by head, then by token.
+struct Weights {
+    weights: Vec<f32>,
+    frames: usize,
+}
+
+impl Weights {
+    fn rows(&self, heads: usize, tokens: usize) -> Attention<'_> {
+        Attention { weights: &self.weights, heads, tokens, frames: self.frames }
     }
 }

@@ -17,6 +17,7 @@ mod hear;
 mod listened;
 mod mel;
 mod numbers;
+mod recent;
 mod rules;
 mod sample;
 mod search;
@@ -40,6 +41,7 @@ use files::ModelFiles;
 use graphs::{DecoderGraphs, Encoder};
 use hear::{Context, alike, languages, read_prompts};
 use mel::{Features, LogMel};
+use recent::Recent;
 use rules::Rules;
 use search::{Progress, Search};
 use tokens::Tokens;
@@ -51,6 +53,7 @@ pub struct Whisper {
     files: ModelFiles,
     tokens: Tokens,
     encoder: Encoder,
+    recent: Recent,
     decoder: Decoder,
     mel: LogMel,
     batch: usize,
@@ -74,6 +77,7 @@ impl Whisper {
             mel: LogMel::new(files.mel),
             tokens,
             encoder,
+            recent: Recent::default(),
             files,
             batch: spec.batch.clamp(1, 64),
         })
@@ -110,10 +114,12 @@ impl Whisper {
         let mut hidden = Vec::with_capacity(windows.len());
         for window in windows {
             progress.go_on()?;
-            hidden.push(self.encoder.run(&window.features.values, &self.files)?);
+            let features = &window.features.values;
+            let (encoder, files) = (&mut self.encoder, &self.files);
+            hidden.push(self.recent.heard(features, || encoder.run(features, files))?);
         }
         progress.go_on()?;
-        let (heard, detected) = languages(&mut self.decoder, &self.tokens, &hidden, &ask.language)?;
+        let (heard, detected) = languages(&mut self.decoder, &self.tokens, &hidden, ask)?;
         let context = Context::of(ask, &self.tokens, self.files.max_tokens)?;
         let mut answers: Vec<PieceText> = Vec::with_capacity(windows.len());
         for (window, heard) in windows.iter().zip(heard) {
@@ -190,11 +196,13 @@ impl Whisper {
                     no_speech_probability: no_speech,
                     temperature: decoded.temperature,
                     words: Vec::new(),
+                    attends_to: Vec::new(),
                 });
             }
         }
         if ask.words && !answer.segments.is_empty() {
-            let words = self.words_of(&decoded.hypothesis, &answer.language, window.features.content / 2)?;
+            let audio_frames = window.features.content / 2;
+            let words = self.words_of(&decoded.hypothesis, &answer.language, audio_frames, ask.attention)?;
             share_out(words, &mut answer.segments, self.tokens.eot);
         }
         answer.tokens = decoded.hypothesis.tokens;

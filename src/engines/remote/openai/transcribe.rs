@@ -200,6 +200,7 @@ fn segment_text(segment: WireSegment, secs: f64) -> SegmentText {
         no_speech_probability: segment.no_speech_prob.unwrap_or_default(),
         temperature: segment.temperature.unwrap_or_default(),
         words: segment.words.into_iter().flatten().map(|word| word_text(word, likely, secs)).collect(),
+        attends_to: Vec::new(),
     }
 }
 
