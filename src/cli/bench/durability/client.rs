@@ -6,7 +6,7 @@ use std::{
     net::SocketAddr,
     path::Path,
     process::{Child, Command, Stdio},
-    sync::mpsc::{self, Receiver, RecvTimeoutError},
+    sync::mpsc::{self, Receiver},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
@@ -21,8 +21,8 @@ use crate::{
 pub(super) struct Client {
     process: Process,
     reader: JoinHandle<Heard>,
-    /// Says when it is connected for the first time; closed when it has said its last.
-    life: Receiver<()>,
+    /// Each sample up to which its audio is acknowledged; closed when it has said its last.
+    acknowledged: Receiver<u64>,
 }
 
 /// Ends with whoever waits for it.
@@ -64,33 +64,35 @@ impl Client {
             .spawn()
             .map_err(failed)?;
         let lines = child.stdout.take().ok_or_else(|| Error::internal("the client has no output"))?;
-        let (sender, life) = mpsc::channel();
+        let (sender, acknowledged) = mpsc::channel();
         let reader = thread::spawn(move || {
             let mut heard = Heard::default();
             for line in BufReader::new(lines).lines().map_while(std::result::Result::ok) {
                 if let Ok(message) = serde_json::from_str::<Value>(&line) {
                     heard.message(&message);
-                    if heard.connections == 1 && message["type"] == "config_ack" {
-                        // Nobody may wait for it.
-                        sender.send(()).unwrap_or(());
+                    if heard.connections > 0 {
+                        // In the end nobody waits for it any more.
+                        sender.send(heard.acknowledged).unwrap_or(());
                     }
                 }
             }
             drop(sender);
             heard
         });
-        Ok(Client { process: Process(child), reader, life })
+        Ok(Client { process: Process(child), reader, acknowledged })
     }
 
-    /// Until it is connected. It gives up where it never was.
-    pub(super) fn wait_connected(&self, limit: Duration) -> Result<()> {
-        self.life.recv_timeout(limit).map_err(|_| Error::internal("the bench's client does not connect"))
-    }
-
-    /// False if it has ended before.
-    pub(super) fn wait_until(&self, at: Instant) -> bool {
-        let left = at.saturating_duration_since(Instant::now());
-        matches!(self.life.recv_timeout(left), Err(RecvTimeoutError::Timeout))
+    /// Until it is connected and so much of its audio is acknowledged. False: it has ended, or does not get on.
+    pub(super) fn wait_until(&self, sample: u64, limit: Duration) -> bool {
+        let until = Instant::now() + limit;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            match self.acknowledged.recv_timeout(left) {
+                Ok(acknowledged) if acknowledged >= sample => return true,
+                Ok(_) => {}
+                Err(_) => return false,
+            }
+        }
     }
 
     /// All that it was told, once it has ended.

@@ -8,7 +8,7 @@ mod line;
 use std::{
     fs,
     path::{Path, PathBuf},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -38,6 +38,10 @@ use crate::{
 const SESSION: &str = "durability";
 /// No recording of a bench is longer.
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
+/// Longer than it takes from a chunk's coming to its acknowledgement.
+const LONGEST_DELAY: Duration = Duration::from_millis(400);
+/// A run that stands still for this long is broken.
+const PROGRESS_LIMIT: Duration = Duration::from_secs(120);
 /// A client that was cut off is back within this.
 const RETURN_LIMIT: Duration = Duration::from_secs(30);
 /// The daemon has this long to end when it is asked to.
@@ -149,26 +153,26 @@ impl Args {
         Ok(sets)
     }
 
-    /// The moments, spread over the run at random, and what happens at each.
-    fn plan(&self) -> Vec<(Duration, Blow)> {
+    /// The moments, spread over the recording at random, and what happens at each: once so much is acknowledged, and a
+    /// little later, so that no step of the daemon is spared.
+    fn plan(&self) -> Vec<(u64, Duration, Blow)> {
         let mut random = fastrand::Rng::with_seed(self.seed);
-        let length = f64::from(self.secs) / self.pace;
         let blows = std::iter::repeat_n(Blow::Cut, self.cuts).chain(std::iter::repeat_n(Blow::Kill, self.kills));
-        let mut plan: Vec<(Duration, Blow)> =
-            blows.map(|blow| (Duration::from_secs_f64(length * random.f64()), blow)).collect();
-        plan.sort_by_key(|(at, _)| *at);
+        let samples = u64::from(self.secs) * u64::from(SAMPLE_RATE_HZ);
+        let mut plan: Vec<(u64, Duration, Blow)> =
+            blows.map(|blow| (random.u64(0..samples), LONGEST_DELAY.mul_f64(random.f64()), blow)).collect();
+        plan.sort_by_key(|(sample, ..)| *sample);
         plan
     }
 
     fn disturb(&self, runtime: &Runtime, daemon: &mut Daemon, line: &Line, client: Client) -> Result<(Heard, Blows)> {
         let bar = ProgressBar::new((self.cuts + self.kills) as u64).with_style(ProgressStyle::default_bar());
         let mut blows = Blows::default();
-        client.wait_connected(RETURN_LIMIT)?;
-        let begun = Instant::now();
-        for (at, blow) in self.plan() {
-            if !client.wait_until(begun + at) {
+        for (sample, delay, blow) in self.plan() {
+            if !client.wait_until(sample, PROGRESS_LIMIT) {
                 break;
             }
+            std::thread::sleep(delay);
             match blow {
                 Blow::Cut => blows.cuts += usize::from(runtime.block_on(line.cut(deadline(RETURN_LIMIT)))),
                 Blow::Kill => {
