@@ -10,7 +10,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     base::{Error, Result},
-    runtime::{Runtime, provider::ProviderOptions, session::open_session},
+    runtime::{
+        Runtime,
+        onnx::Model,
+        provider::ProviderOptions,
+        session::{open_changed, open_session},
+    },
 };
 
 /// How a graph is opened, and where it runs.
@@ -55,6 +60,12 @@ impl Graph {
     pub fn open(runtime: &Runtime, path: &Path, options: &GraphOptions) -> Result<Graph> {
         let name = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
         Ok(Graph { session: open_session(runtime, path, options)?, name })
+    }
+
+    /// A model that was read and changed; its weights are mapped from its file.
+    pub fn open_changed(runtime: &Runtime, model: &Model, options: &GraphOptions) -> Result<Graph> {
+        let name = model.file().file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+        Ok(Graph { session: open_changed(runtime, model, options)?, name })
     }
 
     pub fn inputs(&self) -> Vec<String> {

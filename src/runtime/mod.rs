@@ -6,6 +6,7 @@
 mod driver;
 mod graph;
 mod library;
+pub mod onnx;
 mod plan;
 pub mod protobuf;
 pub mod provider;

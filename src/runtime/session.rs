@@ -9,7 +9,7 @@ use ort::session::{
 
 use crate::{
     base::{Error, Result},
-    runtime::{GraphOptions, Runtime, provider},
+    runtime::{GraphOptions, Runtime, onnx::Model, provider},
 };
 
 pub(super) fn open_session(runtime: &Runtime, path: &Path, options: &GraphOptions) -> Result<Session> {
@@ -17,10 +17,26 @@ pub(super) fn open_session(runtime: &Runtime, path: &Path, options: &GraphOption
         return Err(Error::unavailable(format!("the model {} cannot be opened: no such file", path.display()))
             .hint("`vigia models pull` fetches what is missing"));
     }
+    let mut builder = registered(runtime, options)?;
+    builder.commit_from_file(path).map_err(|error| provider::open_error(path, &error.to_string()))
+}
+
+/// A graph that was changed, with its weights in the file that it comes from.
+pub(super) fn open_changed(runtime: &Runtime, model: &Model, options: &GraphOptions) -> Result<Session> {
+    let refused = |text: String| Error::unavailable("ONNX Runtime cannot open sessions").cause(text);
+    let folder = model.file().parent().and_then(Path::to_str);
+    let folder = folder.ok_or_else(|| refused(format!("{} is no text", model.file().display())))?;
+    let builder = registered(runtime, options)?
+        .with_config_entry("session.model_external_initializers_file_folder_path", folder)
+        .map_err(|error| refused(error.to_string()));
+    let bytes = model.to_bytes();
+    builder?.commit_from_memory(&bytes).map_err(|error| provider::open_error(model.file(), &error.to_string()))
+}
+
+fn registered(runtime: &Runtime, options: &GraphOptions) -> Result<SessionBuilder> {
     let builder = prepared(runtime, options)
         .map_err(|text| Error::unavailable("ONNX Runtime cannot open sessions").cause(text))?;
-    let mut builder = provider::register(runtime, builder, &options.provider)?;
-    builder.commit_from_file(path).map_err(|error| provider::open_error(path, &error.to_string()))
+    provider::register(runtime, builder, &options.provider)
 }
 
 /// ort's builder errors carry the builder itself and cannot leave this thread: their text is what we keep.

@@ -5,9 +5,8 @@
 
 use crate::base::{Error, Result};
 
-/// Frames that a median is taken of: heads flicker by a frame or two. The same in all published models.
-const MEDIAN: usize = 7;
-const REACH: usize = MEDIAN / 2;
+/// What nearly all models take the median of.
+const USUAL: usize = 7;
 
 /// What the heads that follow the audio paid attention to: `[heads][tokens][frames]`, each row a softmax.
 pub(super) struct Attention<'a> {
@@ -15,6 +14,8 @@ pub(super) struct Attention<'a> {
     pub(super) heads: usize,
     pub(super) tokens: usize,
     pub(super) frames: usize,
+    /// Frames that a median is taken of, an odd number: heads flicker by a frame or two.
+    pub(super) median: usize,
 }
 
 impl Attention<'_> {
@@ -56,12 +57,12 @@ impl Attention<'_> {
         }
         let mut head = vec![0.0; self.tokens * width];
         let mut sum = vec![0.0; self.tokens * width];
-        let mut row = Vec::with_capacity(width + 2 * REACH);
+        let mut row = Vec::with_capacity(width + self.median);
         for rows in self.weights.chunks_exact(self.tokens * self.frames) {
             crop(rows, self.frames, width, &mut head);
             standardise(&mut head, width);
             for (values, sum) in head.chunks_exact(width).zip(sum.chunks_exact_mut(width)) {
-                add_medians(values, &mut row, sum);
+                add_medians(values, self.median, &mut row, sum);
             }
         }
         let heads = self.heads as f32;
@@ -101,32 +102,39 @@ fn standardise(head: &mut [f32], width: usize) {
     }
 }
 
-/// Adds each frame's median with its neighbours; the row is mirrored at its ends.
-fn add_medians(row: &[f32], mirrored: &mut Vec<f32>, sum: &mut [f32]) {
-    if row.len() <= REACH {
+/// Adds each frame's median with its neighbours, `of` frames in all; the row is mirrored at its ends.
+fn add_medians(row: &[f32], of: usize, mirrored: &mut Vec<f32>, sum: &mut [f32]) {
+    let reach = of / 2;
+    if row.len() <= reach {
         sum.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
         return;
     }
     mirrored.clear();
-    mirrored.extend(row[1..=REACH].iter().rev());
+    mirrored.extend(row[1..=reach].iter().rev());
     mirrored.extend_from_slice(row);
-    mirrored.extend(row[row.len() - 1 - REACH..row.len() - 1].iter().rev());
-    for (frame, sum) in sum.iter_mut().enumerate() {
-        let mut near = [0.0; MEDIAN];
-        near.copy_from_slice(&mirrored[frame..frame + MEDIAN]);
-        *sum += median(near);
+    mirrored.extend(row[row.len() - 1 - reach..row.len() - 1].iter().rev());
+    let mut sorted = Vec::with_capacity(of);
+    for (near, sum) in mirrored.windows(2 * reach + 1).zip(sum) {
+        *sum += match near.first_chunk::<USUAL>() {
+            Some(near) if of == USUAL => median(*near),
+            _ => {
+                sorted.clear();
+                sorted.extend_from_slice(near);
+                *sorted.select_nth_unstable_by(reach, f32::total_cmp).1
+            }
+        };
     }
 }
 
 /// Without branches, for it is taken of every frame of every token of every head.
-fn median(mut near: [f32; MEDIAN]) -> f32 {
+fn median(mut near: [f32; USUAL]) -> f32 {
     // A sorting network that leaves the median in its place.
     const STEPS: [(usize, usize); 13] =
         [(0, 5), (0, 3), (1, 6), (2, 4), (0, 1), (3, 5), (2, 6), (2, 3), (3, 6), (4, 5), (1, 4), (1, 3), (3, 4)];
     for (low, high) in STEPS {
         (near[low], near[high]) = (near[low].min(near[high]), near[low].max(near[high]));
     }
-    near[REACH]
+    near[USUAL / 2]
 }
 
 /// Where a step of the cheapest path came from.
@@ -189,7 +197,8 @@ mod tests {
 
     /// The definition, word for word and slow.
     fn plain(attention: &Attention<'_>, width: usize) -> Vec<usize> {
-        let Attention { weights, heads, tokens, frames } = *attention;
+        let Attention { weights, heads, tokens, frames, median } = *attention;
+        let reach = (median / 2) as isize;
         let mut all = vec![vec![vec![0.0f64; width]; tokens]; heads];
         for (head, rows) in all.iter_mut().enumerate() {
             for (token, row) in rows.iter_mut().enumerate() {
@@ -216,9 +225,10 @@ mod tests {
         };
         let value = |token: usize, frame: usize| {
             let medians = all.iter().map(|rows| {
-                let mut near: Vec<f64> = (-3..=3).map(|by| rows[token][mirrored(frame as isize + by)]).collect();
+                let mut near: Vec<f64> =
+                    (-reach..=reach).map(|by| rows[token][mirrored(frame as isize + by)]).collect();
                 near.sort_by(f64::total_cmp);
-                near[3]
+                near[median / 2]
             });
             medians.sum::<f64>() / heads as f64
         };
@@ -288,11 +298,18 @@ mod tests {
 
     #[test]
     fn frames_equal_the_definition() {
-        for (seed, heads, tokens, frames, width) in
-            [(1, 3, 12, 80, 60), (2, 1, 5, 9, 9), (3, 4, 40, 120, 100), (4, 2, 7, 30, 4), (5, 1, 30, 30, 20)]
-        {
+        for (seed, heads, tokens, frames, width, median) in [
+            (1, 3, 12, 80, 60, 7),
+            (2, 1, 5, 9, 9, 7),
+            (3, 4, 40, 120, 100, 7),
+            (4, 2, 7, 30, 4, 7),
+            (5, 1, 30, 30, 20, 7),
+            (6, 2, 20, 60, 50, 1),
+            (7, 2, 20, 60, 50, 3),
+            (8, 2, 20, 60, 50, 11),
+        ] {
             let weights = rows(seed, heads, tokens, frames);
-            let attention = Attention { weights: &weights, heads, tokens, frames };
+            let attention = Attention { weights: &weights, heads, tokens, frames, median };
             let frames = attention.first_frames(width).unwrap();
             assert_eq!(frames, plain(&attention, width), "seed {seed}");
         }
@@ -303,7 +320,7 @@ mod tests {
         let (tokens, frames) = (10, 100);
         let weights: Vec<f32> =
             (0..tokens * frames).map(|at| if at % frames / 10 == at / frames { 0.1 } else { 0.0 }).collect();
-        let found = Attention { weights: &weights, heads: 1, tokens, frames }.first_frames(frames).unwrap();
+        let found = Attention { weights: &weights, heads: 1, tokens, frames, median: 7 }.first_frames(frames).unwrap();
         for (token, frame) in found.into_iter().enumerate() {
             assert!(frame.abs_diff(token * 10) <= 3, "{frame} for token {token}");
         }
@@ -321,7 +338,7 @@ mod tests {
                 (-off.powi(2) / 8.0).exp() + 0.1 * random.f32()
             })
             .collect();
-        let attention = Attention { weights: &weights, heads: 1, tokens, frames };
+        let attention = Attention { weights: &weights, heads: 1, tokens, frames, median: 7 };
         let found = attention.most_attended(frames).unwrap();
         for (frame, ridge) in found.into_iter().zip(ridges) {
             assert!(frame.abs_diff(ridge) <= 3, "{frame} instead of {ridge}");
@@ -346,10 +363,10 @@ mod tests {
     fn the_median_is_that_of_a_sort() {
         let mut random = fastrand::Rng::with_seed(9);
         for _ in 0..5_000 {
-            let near: [f32; MEDIAN] = std::array::from_fn(|_| random.u32(0..9) as f32);
+            let near: [f32; USUAL] = std::array::from_fn(|_| random.u32(0..9) as f32);
             let mut sorted = near;
             sorted.sort_by(f32::total_cmp);
-            assert_eq!(median(near), sorted[REACH], "{near:?}");
+            assert_eq!(median(near), sorted[USUAL / 2], "{near:?}");
         }
     }
 
@@ -359,23 +376,23 @@ mod tests {
         for value in [0.0, f32::NAN, f32::INFINITY, 1e-30] {
             let weights = vec![value; heads * tokens * frames];
             for width in [0, 1, 2, 3, 4, 20, 99] {
-                let attention = Attention { weights: &weights, heads, tokens, frames };
+                let attention = Attention { weights: &weights, heads, tokens, frames, median: 7 };
                 let found = attention.first_frames(width).unwrap();
                 assert_eq!(found.len(), tokens);
                 assert_eq!(attention.most_attended(width).unwrap().len(), tokens);
                 assert!(found.is_sorted() && found.iter().all(|frame| *frame <= width.min(frames)), "{found:?}");
             }
         }
-        let short = Attention { weights: &[0.5; 7], heads, tokens, frames };
+        let short = Attention { weights: &[0.5; 7], heads, tokens, frames, median: 7 };
         assert!(short.first_frames(20).is_err());
-        let none = Attention { weights: &[], heads: 0, tokens: 4, frames };
+        let none = Attention { weights: &[], heads: 0, tokens: 4, frames, median: 7 };
         assert_eq!(none.first_frames(20).unwrap(), [0; 4]);
     }
 
     #[test]
     fn a_full_window_is_aligned_within_bounded_time() {
         let weights = rows(7, 1, 448, 1500);
-        let attention = Attention { weights: &weights, heads: 1, tokens: 448, frames: 1500 };
+        let attention = Attention { weights: &weights, heads: 1, tokens: 448, frames: 1500, median: 7 };
         let begun = Instant::now();
         assert!(attention.first_frames(1500).unwrap().is_sorted());
         // A few milliseconds in a release; a debug build on a busy machine is far slower.

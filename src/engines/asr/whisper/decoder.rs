@@ -107,19 +107,20 @@ impl Decoder {
     /// The first step: the same number of tokens for each row, one row for each of `hidden`.
     pub(super) fn start(&mut self, hidden: &[&Tensor], ids: &[i64]) -> Result<(Memory, Step)> {
         let rows = hidden.len();
-        let DecoderGraph { graph, names, start, .. } = &mut self.graphs.first;
+        let DecoderGraphs { speech, first, .. } = &mut self.graphs;
+        let DecoderGraph { graph, names, start, .. } = first;
         let hidden = Tensor::gather(&hidden.iter().map(|hidden| (*hidden, 0)).collect::<Vec<_>>())?;
         let nothing = |ports: &[Port]| -> Result<Vec<Arc<Tensor>>> {
             let shape = [rows, self.files.decoder_heads, 0, self.files.head_dim];
             ports.iter().map(|port| Tensor::zeros(port.element, &shape).map(Arc::new)).collect()
         };
-        let mut memory = Memory {
-            rows,
-            length: 0,
-            own: nothing(&names.own_past)?,
-            cross: nothing(&names.cross_past)?,
-            hidden: Arc::new(hidden.into_element(names.hidden.as_ref().map_or(Element::F32, |port| port.element))?),
+        let wanted = speech.as_ref().map(|speech| &speech.input).or(names.hidden.as_ref());
+        let hidden = Arc::new(hidden.into_element(wanted.map_or(Element::F32, |port| port.element))?);
+        let cross = match speech {
+            Some(speech) => speech.run(&hidden)?.into_iter().map(Arc::new).collect(),
+            None => nothing(&names.cross_past)?,
         };
+        let mut memory = Memory { rows, length: 0, own: nothing(&names.own_past)?, cross, hidden };
         let (step, cross) = run(graph, names, &mut memory, ids, true, start)?;
         if names.cross_count > 0 {
             memory.cross = cross.into_iter().map(Arc::new).collect();

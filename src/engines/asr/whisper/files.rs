@@ -23,6 +23,10 @@ pub(super) struct ModelFiles {
     pub(super) encoder_frames: usize,
     pub(super) vocabulary: usize,
     pub(super) max_tokens: usize,
+    /// None: the files do not say.
+    pub(super) encoder_heads: Option<usize>,
+    /// Frames that a median of attention is taken of.
+    pub(super) median_frames: usize,
     pub(super) decoder_layers: usize,
     pub(super) decoder_heads: usize,
     pub(super) head_dim: usize,
@@ -49,6 +53,8 @@ struct Config {
     d_model: usize,
     decoder_layers: usize,
     decoder_attention_heads: usize,
+    encoder_attention_heads: Option<usize>,
+    median_filter_width: Option<usize>,
     vocab_size: usize,
     num_mel_bins: Option<usize>,
     max_source_positions: Option<usize>,
@@ -114,7 +120,8 @@ impl ModelFiles {
             return Err(wrong(dir, format!("it wants another sample rate than {SAMPLE_RATE_HZ} Hz")));
         }
         let hop = bounded("hop_length", preprocessor.hop_length.unwrap_or(160), 16..=4096)?;
-        let samples = preprocessor.n_samples.or(preprocessor.chunk_length.map(|it| it.saturating_mul(16_000)));
+        let samples =
+            preprocessor.n_samples.or(preprocessor.chunk_length.map(|it| it.saturating_mul(SAMPLE_RATE_HZ as usize)));
         let heard = config.max_source_positions.map(|it| it.saturating_mul(2));
         let frames = preprocessor.nb_max_frames.or(samples.map(|it| it / hop)).or(heard).unwrap_or(3000);
         let frames = bounded("nb_max_frames", frames, 2..=6000)?;
@@ -128,6 +135,11 @@ impl ModelFiles {
         if preprocessor.feature_size.is_some_and(|size| size != bins) {
             return Err(wrong(dir, "config.json and preprocessor_config.json differ in the number of mel bins"));
         }
+        // 7: transformers' own default.
+        let median_frames = bounded("median_filter_width", config.median_filter_width.unwrap_or(7), 1..=499)?;
+        if median_frames % 2 == 0 {
+            return Err(wrong(dir, format!("median_filter_width is {median_frames}, and must be odd")));
+        }
         let heads = bounded("decoder_attention_heads", config.decoder_attention_heads, 1..=256)?;
         let max_tokens = generation.max_length.unwrap_or(usize::MAX).min(config.max_target_positions.unwrap_or(448));
         Ok(ModelFiles {
@@ -137,6 +149,8 @@ impl ModelFiles {
                 config.max_source_positions.unwrap_or(frames / 2),
                 1..=6000,
             )?,
+            encoder_heads: config.encoder_attention_heads.filter(|heads| (1..=256).contains(heads)),
+            median_frames,
             vocabulary: bounded("vocab_size", config.vocab_size, 8..=1_000_000)?,
             max_tokens: bounded("max_target_positions", max_tokens, 8..=16_384)?,
             decoder_layers: bounded("decoder_layers", config.decoder_layers, 1..=256)?,
@@ -183,7 +197,12 @@ pub(super) fn read_bounded(path: &Path, max_bytes: u64) -> Result<Vec<u8>> {
         Error::unavailable(format!("{} cannot be read: {error}", path.display()))
             .hint("the folder must hold config.json, tokenizer.json and onnx/; fetch the model again")
     };
-    let bytes = path.metadata().map_err(failed)?.len();
+    let found = path.metadata().map_err(failed)?;
+    let bytes = found.len();
+    // A pipe would be waited for without end.
+    if !found.is_file() {
+        return Err(failed(std::io::Error::other("it is no file")));
+    }
     if bytes > max_bytes {
         return Err(Error::unavailable(format!("{} has {bytes} bytes, which is too many", path.display())));
     }
@@ -216,6 +235,10 @@ mod tests {
         let files = read(&[("config.json", CONFIG)]).unwrap();
         assert_eq!((files.mel.bins, files.mel.frames, files.head_dim, files.max_tokens), (128, 3000, 8, 448));
         assert_eq!((files.rules.eot, files.rules.multilingual, files.rules.suppress), (Some(7), true, None));
+        assert_eq!((files.median_frames, files.encoder_heads), (7, None));
+        let own = CONFIG.replacen('{', "{\"median_filter_width\": 3, \"encoder_attention_heads\": 6, ", 1);
+        let files = read(&[("config.json", &own)]).unwrap();
+        assert_eq!((files.median_frames, files.encoder_heads), (3, Some(6)));
         let generation =
             r#"{"eos_token_id": 3, "is_multilingual": false, "suppress_tokens": [-1, 4], "max_length": 100}"#;
         let files = read(&[("config.json", CONFIG), ("generation_config.json", generation)]).unwrap();
@@ -236,6 +259,15 @@ mod tests {
     }
 
     #[test]
+    fn what_is_no_file_is_refused_instead_of_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("config.json");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        let error = ModelFiles::read(dir.path()).unwrap_err();
+        assert!(error.full().contains("no file"), "{}", error.full());
+    }
+
+    #[test]
     fn bad_files_are_errors_that_name_them() {
         let cases: &[(&[(&str, &str)], &str)] = &[
             (&[], "config.json"),
@@ -250,6 +282,7 @@ mod tests {
             (&[("config.json", CONFIG), ("preprocessor_config.json", r#"{"hop_length": 0}"#)], "hop_length"),
             (&[("config.json", CONFIG), ("preprocessor_config.json", r#"{"sampling_rate": 8000}"#)], "sample rate"),
             (&[("config.json", CONFIG), ("generation_config.json", "[]")], "generation_config.json"),
+            (&[("config.json", &CONFIG.replacen('{', "{\"median_filter_width\": 4, ", 1))], "median_filter_width"),
         ];
         for (files, named) in cases {
             let error = read(files).unwrap_err();

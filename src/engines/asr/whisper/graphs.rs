@@ -7,6 +7,10 @@
 //!
 //! A graph may be a serialized plan of TensorRT instead (`encoder_model_sm87.engine`), where the catalogue says what goes
 //! in and comes out.
+//!
+//! A merged graph that chooses is taken apart: its branches become graphs of their own. Where the one of later steps can
+//! read several tokens at once it reads prompts too, and of the other only the keys and values of the speech are left, so
+//! that each weight is in memory once.
 
 use std::path::{Path, PathBuf};
 
@@ -15,8 +19,15 @@ use serde::{Deserialize, Serialize};
 use crate::{
     base::{Error, Result},
     engines::asr::whisper::files::{ModelFiles, wrong},
-    runtime::{Graph, GraphOptions, Port, ProviderOptions, Runtime, Signature, Tensor, Wanted, open_plan},
+    runtime::{
+        Graph, GraphOptions, Port, ProviderOptions, Runtime, Signature, Tensor, Wanted,
+        onnx::{self, Model},
+        open_plan,
+    },
 };
+
+const IDS: &str = "input_ids";
+const HIDDEN: &str = "encoder_hidden_states";
 
 /// Which model to open, and how. Plain data: it crosses to the process of the engine.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -85,20 +96,40 @@ impl WhisperSpec {
         self.dir.join(file.path(name))
     }
 
-    fn open(&self, runtime: &Runtime, file: &GraphFile, name: &str, same_shapes: bool) -> Result<Graph> {
-        let provider = if file.plan.is_some() { &self.plans.provider } else { &self.provider };
-        let options = GraphOptions {
+    fn options(&self, provider: &ProviderOptions, same_shapes: bool) -> GraphOptions {
+        GraphOptions {
             threads: self.threads,
             provider: provider.clone(),
             spinning: self.threads > 1,
             same_shapes,
             mapped: false,
-        };
+        }
+    }
+
+    fn open(&self, runtime: &Runtime, file: &GraphFile, name: &str, same_shapes: bool) -> Result<Graph> {
         let path = self.path(file, name);
         match &file.plan {
-            Some(signature) => open_plan(runtime, &path, signature, &options, &self.plans.folder),
-            None => Graph::open(runtime, &path, &options),
+            Some(signature) => {
+                let options = self.options(&self.plans.provider, same_shapes);
+                open_plan(runtime, &path, signature, &options, &self.plans.folder)
+            }
+            None => Graph::open(runtime, &path, &self.options(&self.provider, same_shapes)),
         }
+    }
+
+    fn open_changed(&self, runtime: &Runtime, model: &Model, same_shapes: bool) -> Result<Graph> {
+        Graph::open_changed(runtime, model, &self.options(&self.provider, same_shapes))
+    }
+
+    /// The graph as data, where it can be changed. TensorRT keeps engines by the file that they are made of.
+    fn read(&self, file: &GraphFile, name: &str) -> Option<Model> {
+        let path = self.path(file, name);
+        let changes = matches!(self.provider, ProviderOptions::Cpu | ProviderOptions::Cuda(_)) && file.plan.is_none();
+        if !changes || !path.is_file() {
+            return None;
+        }
+        // ONNX Runtime says better what is wrong with a file, if anything is.
+        Model::read(&path).inspect_err(|error| log::info!("opened as it is: {}", error.full())).ok()
     }
 }
 
@@ -111,7 +142,11 @@ pub(super) struct Encoder {
 
 impl Encoder {
     pub(super) fn open(spec: &WhisperSpec, runtime: &Runtime, files: &ModelFiles) -> Result<Encoder> {
-        let graph = spec.open(runtime, &spec.encoder, "encoder_model", true)?;
+        let name = "encoder_model";
+        let graph = match spec.read(&spec.encoder, name) {
+            Some(model) => spec.open_changed(runtime, &for_processor(model, spec, files)?, true)?,
+            None => spec.open(runtime, &spec.encoder, name, true)?,
+        };
         let inputs = graph.input_ports()?;
         let outputs = graph.output_ports()?;
         let [input] = &inputs[..] else {
@@ -137,6 +172,18 @@ impl Encoder {
             _ => Err(Error::internal(format!("the encoder answered in the shape {:?}", hidden.shape()))),
         }
     }
+}
+
+/// An encoder, as this processor runs it best.
+fn for_processor(model: Model, spec: &WhisperSpec, files: &ModelFiles) -> Result<Model> {
+    if spec.provider != ProviderOptions::Cpu || model.has_halves() {
+        return Ok(model);
+    }
+    let model = match files.encoder_heads {
+        Some(heads) => model.attention_at_once(heads),
+        None => model,
+    };
+    if onnx::signed_is_faster() { model.signed() } else { Ok(model) }
 }
 
 /// A decoder graph, and what is asked of it.
@@ -166,8 +213,17 @@ pub(super) struct Names {
     pub(super) cross_count: usize,
 }
 
+/// Makes the keys and values of the speech, once for all steps.
+pub(super) struct SpeechGraph {
+    pub(super) graph: Graph,
+    pub(super) input: Port,
+    pub(super) wanted: Wanted,
+}
+
 /// One graph, or one for the first step and one for the later ones.
 pub(super) struct DecoderGraphs {
+    /// Where `first` takes the keys and values of the speech instead of making them.
+    pub(super) speech: Option<SpeechGraph>,
     pub(super) first: DecoderGraph,
     pub(super) later: Option<DecoderGraph>,
 }
@@ -181,11 +237,14 @@ impl DecoderGraphs {
         };
         let is_there = |name: &str| spec.path(&spec.decoder, name).is_file();
         if is_there(merged) || !(is_there(split) && is_there(with_past)) {
+            if let Some(graphs) = DecoderGraphs::apart(spec, runtime, files, merged)? {
+                return Ok(graphs);
+            }
             let first = open(merged)?;
             if first.names.own_past.is_empty() {
                 return Err(wrong(&spec.dir, "its merged decoder takes no keys and values"));
             }
-            return Ok(DecoderGraphs { first, later: None });
+            return Ok(DecoderGraphs { speech: None, first, later: None });
         }
         let (first, later) = (open(split)?, open(with_past)?);
         if later.names.own_past.is_empty() || later.names.hidden.is_none() && later.names.cross_past.is_empty() {
@@ -194,11 +253,57 @@ impl DecoderGraphs {
         if first.names.cross_count == 0 && !later.names.cross_past.is_empty() {
             return Err(wrong(&spec.dir, "its first decoder does not give the keys and values that the second takes"));
         }
-        Ok(DecoderGraphs { first, later: Some(later) })
+        Ok(DecoderGraphs { speech: None, first, later: Some(later) })
+    }
+
+    /// A merged graph taken apart; None where it does not choose, or not in a way that is known.
+    fn apart(spec: &WhisperSpec, runtime: &Runtime, files: &ModelFiles, merged: &str) -> Result<Option<DecoderGraphs>> {
+        const SWITCH: &str = "use_cache_branch";
+        let of_speech = |name: &str| name.starts_with("present.") && name.contains(".encoder.");
+        let Some(model) = spec.read(&spec.decoder, merged) else { return Ok(None) };
+        // What later steps give for the speech is empty.
+        let Some(later) = model.branch(SWITCH, true, |name| !of_speech(name)) else { return Ok(None) };
+        let keys: Vec<String> = (0..files.decoder_layers).map(|layer| format!("present.{layer}.decoder.key")).collect();
+        let reads_prompts = later.hides_what_follows(IDS, &keys, "past_key_values.");
+        let speech = model.branch(SWITCH, false, of_speech).map(|speech| speech.ask_for_batch(HIDDEN));
+        let speech = speech.filter(|speech| reads_prompts && speech.inputs().eq([HIDDEN]));
+        let first = if speech.is_some() { None } else { model.branch(SWITCH, false, |_| true) };
+        let open = |model: &Model| DecoderGraph::open(spec.open_changed(runtime, model, false)?, &spec.dir, files);
+        let later = open(&later)?;
+        if later.names.own_past.is_empty() || later.names.cross_past.is_empty() {
+            return Err(wrong(&spec.dir, "its merged decoder takes no keys and values"));
+        }
+        Ok(match (first, speech) {
+            (Some(first), _) => Some(DecoderGraphs { speech: None, first: open(&first)?, later: Some(later) }),
+            (None, Some(speech)) => {
+                let graph = spec.open_changed(runtime, &speech, true)?;
+                let speech = SpeechGraph::open(graph, &later.names, &spec.dir)?;
+                Some(DecoderGraphs { speech: Some(speech), first: later, later: None })
+            }
+            (None, None) => None,
+        })
     }
 
     pub(super) fn of_later_steps(&mut self) -> &mut DecoderGraph {
         self.later.as_mut().unwrap_or(&mut self.first)
+    }
+}
+
+impl SpeechGraph {
+    fn open(graph: Graph, names: &Names, dir: &Path) -> Result<SpeechGraph> {
+        let inputs = graph.input_ports()?;
+        let [input] = &inputs[..] else {
+            return Err(wrong(dir, "its decoder makes the keys and values of the speech out of more than the speech"));
+        };
+        // In the order in which they are taken.
+        let presents: Vec<String> =
+            names.cross_past.iter().map(|port| port.name.replacen("past_key_values", "present", 1)).collect();
+        let wanted = Wanted::new(presents.iter().map(String::as_str))?;
+        Ok(SpeechGraph { input: input.clone(), wanted, graph })
+    }
+
+    pub(super) fn run(&mut self, hidden: &Tensor) -> Result<Vec<Tensor>> {
+        self.graph.run_tensors(vec![(&self.input.name, hidden)], &self.wanted)
     }
 }
 
@@ -235,8 +340,8 @@ impl DecoderGraph {
         let (own_past, cross_past) = (past("decoder")?, past("encoder")?);
         let own = present("decoder")?.ok_or_else(|| wrong(dir, "its decoder gives no keys and values"))?;
         let cross = present("encoder")?;
-        let ids = input("input_ids").ok_or_else(|| wrong(dir, "its decoder has no input_ids"))?;
-        let named = [input("encoder_hidden_states"), input("use_cache_branch"), input("cache_position")];
+        let ids = input(IDS).ok_or_else(|| wrong(dir, "its decoder has no input_ids"))?;
+        let named = [input(HIDDEN), input("use_cache_branch"), input("cache_position")];
         let known = 1 + named.iter().flatten().count() + own_past.len() + cross_past.len();
         if known != inputs.len() {
             let names: Vec<&str> = inputs.iter().map(|port| port.name.as_str()).collect();

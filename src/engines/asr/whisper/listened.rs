@@ -58,7 +58,7 @@ impl Whisper {
                 weights.extend_from_slice(row.get(head * frames..(head + 1) * frames).unwrap_or_default());
             }
         }
-        Weights { weights, frames }
+        Weights { weights, frames, median: self.files.median_frames }
     }
 }
 
@@ -66,10 +66,11 @@ impl Whisper {
 struct Weights {
     weights: Vec<f32>,
     frames: usize,
+    median: usize,
 }
 
 impl Weights {
     fn rows(&self, heads: usize, tokens: usize) -> Attention<'_> {
-        Attention { weights: &self.weights, heads, tokens, frames: self.frames }
+        Attention { weights: &self.weights, heads, tokens, frames: self.frames, median: self.median }
     }
 }
