@@ -172,6 +172,6 @@ impl Weight {
         let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         // 7: whole numbers of 64 bits.
         whole.number(1, dims[0]).number(2, 7).text(8, name).bytes(9, &bytes);
-        Weight { name: name.to_owned(), element: 7, dims, whole, place: None, few: bytes }
+        Weight { name: name.to_owned(), element: 7, dims, whole, place: None, beside: false, few: bytes }
     }
 }

@@ -81,7 +81,9 @@ struct Weight {
     whole: Message,
     /// Where in the file its numbers are, and their bytes; None where they are few.
     place: Option<(u64, u64)>,
-    /// The numbers where they are few, and bytes.
+    /// The file itself says that they are in another one.
+    beside: bool,
+    /// The numbers where they are few: as bytes, whole ones in eight.
     few: Vec<u8>,
 }
 

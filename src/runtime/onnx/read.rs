@@ -27,11 +27,26 @@ impl Model {
                 .cause(error)
                 .hint("check the file, or remove its folder and fetch it again")
         };
-        let file = File::open(path).map_err(failed)?;
-        let end = file.metadata().map_err(failed)?.len();
-        let name = path.file_name().and_then(|name| name.to_str());
-        let name = name.ok_or_else(|| failed(wrong("its name is no text")))?;
-        Reading { reader: Reader::new(file, MOST_BYTES), file: name }.model(end, path).map_err(failed)
+        // A link's own name would lead ONNX Runtime out of its folder, which it refuses; but weights in files beside the
+        // model are beside the link.
+        let model = read(&path.canonicalize().map_err(failed)?).map_err(failed)?;
+        if model.net.has_weights_beside() { read(path).map_err(failed) } else { Ok(model) }
+    }
+}
+
+fn read(path: &Path) -> io::Result<Model> {
+    let file = File::open(path)?;
+    let end = file.metadata()?.len();
+    let name = path.file_name().and_then(|name| name.to_str()).ok_or_else(|| wrong("its name is no text"))?;
+    Reading { reader: Reader::new(file, MOST_BYTES), file: name }.model(end, path)
+}
+
+impl Net {
+    fn has_weights_beside(&self) -> bool {
+        let of_node = |node: &Node| {
+            node.attributes.iter().any(|it| matches!(it, Attribute::Branch { net, .. } if net.has_weights_beside()))
+        };
+        self.weights.iter().any(|weight| weight.beside) || self.nodes.iter().any(of_node)
     }
 }
 
@@ -154,7 +169,7 @@ impl<R: Read + Seek> Reading<'_, R> {
     fn weight(&mut self, length: u64) -> io::Result<Weight> {
         let end = self.reader.at() + length;
         let (mut name, mut element, mut dims) = (String::new(), 0, Vec::new());
-        let (mut whole, mut place, mut few) = (Message::default(), None, Vec::new());
+        let (mut whole, mut place, mut few, mut beside) = (Message::default(), None, Vec::new(), false);
         while let Some((field, value)) = self.reader.field(end)? {
             match (field, value) {
                 (1, Value::Number(size)) => dims.push(size),
@@ -170,6 +185,10 @@ impl<R: Read + Seek> Reading<'_, R> {
                     whole.bytes(9, &few);
                 }
                 // Small whole numbers are also written one by one.
+                (14, Value::Number(1)) => {
+                    beside = true;
+                    whole.number(14, 1);
+                }
                 (5, Value::Number(number)) => {
                     few.push(number as u8);
                     whole.number(5, number);
@@ -206,7 +225,7 @@ impl<R: Read + Seek> Reading<'_, R> {
             whole.number(1, *size);
         }
         whole.number(2, element).text(8, &name);
-        Ok(Weight { name, element, dims, whole, place, few })
+        Ok(Weight { name, element, dims, whole, place, few, beside })
     }
 
     fn end(&mut self, length: u64) -> io::Result<End> {

@@ -75,6 +75,14 @@ impl Weight {
         }
         whole.number(2, SIGNED).text(8, &self.name).bytes(9, &bytes);
         let few = if self.place.is_some() { Vec::new() } else { bytes };
-        Ok(Weight { element: SIGNED, whole, few, place: None, name: self.name.clone(), dims: self.dims.clone() })
+        Ok(Weight {
+            element: SIGNED,
+            whole,
+            few,
+            place: None,
+            beside: false,
+            name: self.name.clone(),
+            dims: self.dims.clone(),
+        })
     }
 }

@@ -79,6 +79,15 @@ fn a_model_is_written_small_and_computes_the_same() {
 }
 
 #[test]
+fn a_link_to_a_model_elsewhere_is_followed() {
+    let Some(runtime) = runtime() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let link = dir.path().join("encoder_model.onnx");
+    std::os::unix::fs::symlink(path("encoder_model.onnx"), &link).unwrap();
+    Graph::open_changed(&runtime, &Model::read(&link).unwrap(), &GraphOptions::cpu(1)).unwrap();
+}
+
+#[test]
 fn each_branch_computes_what_the_choice_did() {
     let Some(runtime) = runtime() else { return };
     let file = path("decoder_model_merged.onnx");
