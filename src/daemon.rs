@@ -130,6 +130,7 @@ impl Running {
             queue: queue.clone(),
             hub: hub.clone(),
             store: store.clone(),
+            voices_dir: settings.store_dir(),
             audio_log: audio_log.clone(),
             shutdown: intake.clone(),
             rules: speech_rules(&settings.vad),

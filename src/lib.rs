@@ -56,7 +56,7 @@
 //! recording, 30 s at most; *piece*: what a transcriber hears as one.
 //!
 //! Absent so far: engines of this box for chat, photos and speech (servers elsewhere do these; no route asks for chat);
-//! speakers in live sessions; cameras, microphones and RTSP as sources.
+//! cameras, microphones and RTSP as sources.
 
 pub mod base;
 

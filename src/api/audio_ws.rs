@@ -20,7 +20,7 @@ use crate::{
         ws::{self, Close, Gone, Message, Socket},
     },
     base::{Error, Kind, Result},
-    flow::{AudioFormat, Encoding, Event, EventType, SAMPLE_RATE_HZ, SessionConfig, SessionId, Task},
+    flow::{AudioFormat, Encoding, Event, EventType, SAMPLE_RATE_HZ, SessionConfig, SessionId, Task, Wish},
     sources::{Coming, Input, Opened, Said, Told},
 };
 
@@ -314,8 +314,7 @@ struct ConfigMessage {
     device: Option<String>,
     #[serde(default = "yes")]
     partials: bool,
-    #[serde(default = "yes")]
-    diarize: bool,
+    diarize: Option<bool>,
     #[serde(default = "yes")]
     analyze: bool,
     #[serde(default)]
@@ -422,7 +421,11 @@ fn check_config(config: ConfigMessage, default_language: &str) -> Result<Session
         format: AudioFormat { encoding, sample_rate, channels },
         language,
         partials: config.partials,
-        diarize: config.diarize,
+        diarize: match config.diarize {
+            None => Wish::IfPossible,
+            Some(true) => Wish::Yes,
+            Some(false) => Wish::No,
+        },
         analyze: config.analyze,
         words: config.words,
         prompt: config.prompt,
@@ -451,6 +454,7 @@ mod tests {
         assert_eq!(config.format, AudioFormat { encoding: Encoding::Pcm16, sample_rate: 16_000, channels: 1 });
         assert_eq!((config.language.as_str(), config.device.as_str()), ("es", "default"));
         assert!(config.partials && config.analyze && !config.words && !config.translate);
+        assert_eq!(config.diarize, Wish::IfPossible);
     }
 
     #[test]

@@ -222,7 +222,7 @@ fn vendored(name: &str) -> Result<Bytes, Error> {
 ///
 /// | message | meaning |
 /// |---|---|
-/// | `{"type":"config","session_id","sample_rate":16000,"encoding":"pcm16","language":"es"}` | first. Optional: `channels` 1, `partials` true, `diarize` true, `analyze` true, `words` false, `prompt`, `task`, `device`, `resume` false, `last_seq`. Encodings: `pcm16`, `pcm_f32`, `mulaw`, `alaw`, `opus` (one packet a message), and `wav`, `ogg`, `webm`, `flac`, `mp3`, `aac`, `mp4` as a byte stream. 8000 to 48000 Hz. |
+/// | `{"type":"config","session_id","sample_rate":16000,"encoding":"pcm16","language":"es"}` | first. Optional: `channels` 1, `partials` true, `diarize` true (said in `unavailable` only where it was asked for), `analyze` true, `words` false, `prompt`, `task`, `device`, `resume` false, `last_seq`. Encodings: `pcm16`, `pcm_f32`, `mulaw`, `alaw`, `opus` (one packet a message), and `wav`, `ogg`, `webm`, `flac`, `mp3`, `aac`, `mp4` as a byte stream. 8000 to 48000 Hz. |
 /// | binary | audio |
 /// | `{"type":"audio_chunk","chunk_id":1,"data_b64":"…"}` | audio in base64 |
 /// | `{"type":"end_of_stream"}` | the take is over: its final result follows; more audio begins a new one |

@@ -56,6 +56,18 @@ impl From<SessionId> for String {
     }
 }
 
+/// How much a client wants something that this box may not be able to do.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Wish {
+    No,
+    /// It has not said; where it cannot be had, it is not missed.
+    #[default]
+    IfPossible,
+    /// It is told where it cannot be had.
+    Yes,
+}
+
 /// What a client asks of its session, checked.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SessionConfig {
@@ -65,7 +77,7 @@ pub struct SessionConfig {
     /// A code such as `es`, or `auto`.
     pub language: String,
     pub partials: bool,
-    pub diarize: bool,
+    pub diarize: Wish,
     pub analyze: bool,
     pub words: bool,
     pub prompt: Option<String>,

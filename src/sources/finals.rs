@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use crate::{
     base::{Error, Kind, Result},
-    engines::{Asr, PieceText, TranscribeAsk, transcript},
+    engines::{Asr, Embedded, PieceText, TranscribeAsk, transcript},
     flow::{Pcm, Priority, SessionConfig, TextSegment},
     jobs::{Answer, Ask, Queue},
     segment::{Committer, Fit, Likelihood, SessionLanguage},
@@ -29,14 +29,46 @@ pub(super) struct Unsettled {
     pub(super) audio: Pcm,
     /// What was committed of it.
     pub(super) committer: Committer,
+    /// Once it is known; None where nobody asked who speaks, or it cannot be told.
+    voice: Option<Embedded>,
     /// The language that was settled on against the model's own; the text is made again in it.
     decided: Option<Likelihood>,
 }
 
+/// A segment that is final.
+pub(super) struct Spoken {
+    pub(super) segment: TextSegment,
+    /// Why there is no text, if it is because of that.
+    pub(super) error: Option<Error>,
+    pub(super) voice: Option<Embedded>,
+}
+
+impl Spoken {
+    /// Of a segment whose times are all that there will be.
+    pub(super) fn silent(segment: TextSegment) -> Spoken {
+        Spoken { segment, error: None, voice: None }
+    }
+}
+
+/// A segment with what an engine made of it.
+pub(super) type Read = Box<(Unsettled, Texts)>;
+
+/// Waits for the voice as well, which is asked for at the same time.
+pub(super) fn with_voice(
+    read: BoxFuture<'static, Read>,
+    voice: impl Future<Output = Option<Embedded>> + Send + 'static,
+) -> BoxFuture<'static, Read> {
+    async move {
+        let (mut read, voice) = tokio::join!(read, voice);
+        read.0.voice = voice;
+        read
+    }
+    .boxed()
+}
+
 /// What is known when an answer has come.
 pub(super) enum Settled {
-    /// Final; with the error if there is no text because of one.
-    Done(TextSegment, Option<Error>),
+    Done(Spoken),
     /// The session's language is another one than the model heard.
     Again(Box<Unsettled>),
 }
@@ -54,7 +86,7 @@ pub(super) fn transcribe_ask(config: &SessionConfig, language: &SessionLanguage,
 
 impl Unsettled {
     pub(super) fn new(segment: TextSegment, audio: Pcm, committer: Committer) -> Unsettled {
-        Unsettled { segment, audio, committer, decided: None }
+        Unsettled { segment, audio, committer, voice: None, decided: None }
     }
 
     /// Waits for its turn and its text, within a limit.
@@ -63,7 +95,7 @@ impl Unsettled {
         queue: Queue,
         config: &SessionConfig,
         language: &SessionLanguage,
-    ) -> BoxFuture<'static, Box<(Unsettled, Texts)>> {
+    ) -> BoxFuture<'static, Read> {
         let mut ask = transcribe_ask(config, language, self.audio.clone());
         if let Some((decided, _)) = &self.decided {
             ask.language.clone_from(decided);
@@ -83,7 +115,7 @@ impl Unsettled {
         queue: Queue,
         config: &SessionConfig,
         language: &SessionLanguage,
-    ) -> BoxFuture<'static, Box<(Unsettled, Texts)>> {
+    ) -> BoxFuture<'static, Read> {
         let (config, language) = (config.clone(), language.clone());
         async move {
             match timeout(SEGMENT_LIMIT, trial).await {
@@ -101,12 +133,12 @@ impl Unsettled {
             Err(error) => {
                 // What was committed was promised.
                 self.segment.text = self.committer.committed().to_owned();
-                return Settled::Done(self.segment, Some(error));
+                return self.done(Some(error));
             }
         };
         if pieces.is_empty() {
             // There is no transcriber: its times are all that there will be.
-            return Settled::Done(self.segment, None);
+            return self.done(None);
         }
         let secs = self.segment.end - self.segment.start;
         let heard = pieces.first();
@@ -121,7 +153,7 @@ impl Unsettled {
             }
         }
         let transcript = transcript(pieces);
-        let (found, probability) = self.decided.unwrap_or((transcript.language, transcript.probability));
+        let (found, probability) = self.decided.take().unwrap_or((transcript.language, transcript.probability));
         let start = self.segment.start;
         let shift = |secs: f64| ((start + secs) * 1000.0).round() / 1000.0;
         self.segment.words = transcript.words;
@@ -136,7 +168,11 @@ impl Unsettled {
             language.published(&found, probability, secs);
         }
         (self.segment.text, self.segment.language, self.segment.probability) = (text, found, probability);
-        Settled::Done(self.segment, None)
+        self.done(None)
+    }
+
+    fn done(self, error: Option<Error>) -> Settled {
+        Settled::Done(Spoken { segment: self.segment, error, voice: self.voice })
     }
 }
 
@@ -194,7 +230,7 @@ mod tests {
 
     fn done(settled: Settled) -> (TextSegment, Option<Error>) {
         match settled {
-            Settled::Done(segment, error) => (segment, error),
+            Settled::Done(Spoken { segment, error, .. }) => (segment, error),
             Settled::Again(unsettled) => panic!("asked again in {:?}", unsettled.decided),
         }
     }

@@ -5,6 +5,7 @@
 //! - `intake`, `line`: from and to its client; `acks`, `chunks`: what it may forget, what comes twice
 //! - `take`: segments and their texts; `ears`: what is heard of it; `marks`: where its audio stands
 //! - `partials`: the text while it is spoken, at a `pace`; `finals`: the text that stays
+//! - `speakers`: who speaks in it
 //! - `kept`, `recovery`: how a session goes on after a crash
 
 mod acks;
@@ -22,10 +23,11 @@ mod partials;
 mod properties;
 mod recovery;
 mod sessions;
+mod speakers;
 mod take;
 mod task;
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
@@ -51,6 +53,8 @@ pub struct Services {
     pub queue: Queue,
     pub hub: Hub,
     pub store: Store,
+    /// Where known voices are kept.
+    pub voices_dir: PathBuf,
     pub audio_log: AudioLog,
     pub shutdown: Shutdown,
     pub rules: Rules,

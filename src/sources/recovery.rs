@@ -7,7 +7,7 @@
 use crate::{
     base::Result,
     engines::VoiceState,
-    flow::{AudioFormat, Encoding, SAMPLE_RATE_HZ, SessionConfig, TextSegment},
+    flow::{AudioFormat, Encoding, SAMPLE_RATE_HZ, SessionConfig, TextSegment, Wish},
     segment::SessionLanguage,
     sources::{
         Services,
@@ -134,7 +134,7 @@ fn plain_config(row: &SessionRow) -> SessionConfig {
         format: AudioFormat { encoding: Encoding::Pcm16, sample_rate: SAMPLE_RATE_HZ, channels: 1 },
         language: row.language.clone(),
         partials: true,
-        diarize: true,
+        diarize: Wish::IfPossible,
         analyze: true,
         words: false,
         prompt: None,

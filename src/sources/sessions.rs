@@ -15,12 +15,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     base::{Error, Kind, Result, lock},
-    flow::{Draft, EventType, SessionConfig, SessionId, Task},
+    engines::diarize::Voices,
+    flow::{Draft, EventType, SessionConfig, SessionId, Task, Wish},
     segment::SessionLanguage,
     sources::{
         Coming, Input, SharedServices, Told,
         course::Course,
         recovery,
+        speakers::SessionSpeakers,
         task::{Admitted, Arriving, Beginning, SessionTask, Timeline},
     },
     store::SessionState,
@@ -93,6 +95,16 @@ impl Sessions {
             if let Err(error) = services.registry.installed(Task::Transcribe) {
                 unavailable.push((Task::Transcribe, error));
             }
+            let transcribes = unavailable.is_empty();
+            let diarizes = match self.diarizes(&config, transcribes) {
+                Ok(()) => true,
+                Err(error) => {
+                    if config.diarize == Wish::Yes {
+                        unavailable.push((Task::Diarize, error));
+                    }
+                    false
+                }
+            };
             let way_in = self.way_in(&config).await?;
             let (input, inbox) = mpsc::channel(INPUT_QUEUE);
             let (outbox, output) = mpsc::channel(OUTPUT_QUEUE);
@@ -100,7 +112,8 @@ impl Sessions {
             let arriving = Arriving {
                 config: config.clone(),
                 coming,
-                transcribes: unavailable.is_empty(),
+                transcribes,
+                diarizes,
                 decoder,
                 input: inbox,
                 output: outbox,
@@ -208,20 +221,35 @@ impl Sessions {
         let resumable = !services.resume_window.is_zero();
         let transcribes = services.registry.installed(Task::Transcribe).is_ok();
         let row = services.store.session(id).await?.filter(|row| row.state == SessionState::Open);
+        let kept = services.store.session_speakers(id).await?;
+        let speakers = SessionSpeakers::new(self.known_voices(), kept.as_deref());
         match (row, config) {
             (Some(row), _) => {
                 services.hub.go_on(id).await;
                 let found = recovery::look(services, row).await?;
                 let course = Course::left_open(resumable, found.stage());
                 let recovery::Found { config, timeline, language, left } = found;
-                Ok(Beginning { config, voice, transcribes, course, timeline, language, left, door })
+                let diarizes = self.diarizes(&config, transcribes).is_ok();
+                Ok(Beginning { config, voice, transcribes, speakers, diarizes, course, timeline, language, left, door })
             }
             (None, Some(config)) => {
                 services.audio_log.has_room()?;
                 let timeline = self.announce(config).await?;
                 let (config, course) = (config.clone(), Course::new(resumable));
                 let language = SessionLanguage::new(&config.language);
-                Ok(Beginning { config, voice, transcribes, course, timeline, language, left: None, door })
+                let diarizes = self.diarizes(&config, transcribes).is_ok();
+                Ok(Beginning {
+                    config,
+                    voice,
+                    transcribes,
+                    speakers,
+                    diarizes,
+                    course,
+                    timeline,
+                    language,
+                    left: None,
+                    door,
+                })
             }
             (None, None) => Err(Error::internal("the session has ended meanwhile")),
         }
@@ -261,6 +289,25 @@ impl Sessions {
         live.insert(id.clone(), Live { door: sender, displaced, gone: gone.clone() });
         emit(SessionsLive { count: live.len() });
         (Entered { sessions: self.clone(), id: id.clone(), gone }, door, way_in)
+    }
+
+    /// Whether speakers are told apart in a session; the error says why not.
+    fn diarizes(&self, config: &SessionConfig, transcribes: bool) -> Result<()> {
+        if config.diarize == Wish::No {
+            return Err(Error::invalid("nobody asked who speaks"));
+        }
+        if !transcribes {
+            return Err(Error::unavailable("speakers are told of what is transcribed"));
+        }
+        self.services.registry.installed(Task::Diarize)
+    }
+
+    /// Whose voices are known. Sessions go on without them.
+    fn known_voices(&self) -> Voices {
+        Voices::open(&self.services.voices_dir).unwrap_or_else(|error| {
+            log::error!("nobody is called by name: {}", error.full());
+            Voices::default()
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<SessionId, Live>> {

@@ -8,16 +8,17 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::{
     base::Error,
-    engines::{Voice, VoiceState, VoiceStream},
+    engines::{Voice, VoiceState, VoiceStream, diarize::Cast},
     flow::{Pcm, SAMPLE_RATE_HZ, SessionConfig, TextSegment, audio::samples_to_secs},
     jobs::Queue,
     segment::{CommitRule, Committer, Rules, SessionLanguage, Shown, Span, SpeechEvent, Tape},
     sources::{
         ears::{Ears, Mark},
-        finals::{Settled, Texts, Unsettled},
+        finals::{Read, Settled, Spoken, Texts, Unsettled, with_voice},
         kept::{Owed, TakeState},
         marks::Marks,
         partials::{Closed, PartialRules, Partials, Trial},
+        speakers::{self, Overheard, SessionSpeakers},
     },
     store::Checkpoint,
 };
@@ -39,8 +40,8 @@ pub(super) enum News {
         segment: u64,
         start: f64,
     },
-    /// A segment is final; with the error if there is no text because of one.
-    Segment(TextSegment, Option<Error>),
+    /// A segment is final.
+    Segment(Spoken),
     Checkpoint(Checkpoint),
 }
 
@@ -48,9 +49,11 @@ pub(super) enum News {
 pub(super) enum TakeStep {
     /// Something was heard.
     News,
-    Final(Box<(Unsettled, Texts)>),
+    Final(Read),
     Partial(Texts),
     PartialDue,
+    /// It is known who speaks in the whole, or that it will not be.
+    Overheard,
 }
 
 pub(super) struct Take {
@@ -66,7 +69,7 @@ pub(super) struct Take {
     /// Segments that were cut before a crash, until their audio is here again.
     owed: VecDeque<Owed>,
     /// Segments whose text is being made, in order …
-    finals: FuturesOrdered<BoxFuture<'static, Box<(Unsettled, Texts)>>>,
+    finals: FuturesOrdered<BoxFuture<'static, Read>>,
     /// … and which these are.
     pending: VecDeque<Owed>,
     partials: Partials,
@@ -76,6 +79,10 @@ pub(super) struct Take {
     /// All samples are in.
     ended: bool,
     segments: Vec<TextSegment>,
+    diarizes: bool,
+    /// Until it is known who speaks in the whole.
+    overheard: Option<Overheard>,
+    cast: Option<Cast>,
 }
 
 /// What a take is made of.
@@ -89,6 +96,8 @@ pub(super) struct TakeParts<'a> {
     pub(super) language: SessionLanguage,
     pub(super) offset: u64,
     pub(super) next_segment: u64,
+    /// If speakers are told apart.
+    pub(super) overheard: Option<Overheard>,
 }
 
 impl Take {
@@ -130,6 +139,9 @@ impl Take {
             speaking: speaking_since.is_some(),
             ended: state.ended,
             segments: told,
+            diarizes: parts.overheard.is_some(),
+            overheard: parts.overheard,
+            cast: None,
         }
     }
 
@@ -180,6 +192,11 @@ impl Take {
             Some(done) = self.finals.next() => TakeStep::Final(done),
             texts = self.partials.answered(), if self.partials.is_waiting() => TakeStep::Partial(texts),
             () = at(due), if due.is_some() => TakeStep::PartialDue,
+            cast = cast(&mut self.overheard), if self.overheard.is_some() => {
+                self.cast = cast;
+                self.overheard = None;
+                TakeStep::Overheard
+            }
         }
     }
 
@@ -190,6 +207,9 @@ impl Take {
             tape.push(&samples[fresh.for_tape..]);
         }
         self.stream.push(&samples[fresh.for_ears..]);
+        if let Some(overheard) = &mut self.overheard {
+            overheard.hear(&samples[fresh.for_tape..]);
+        }
         self.ask_owed(self.marks.taped_to(), queue, config);
         fresh.for_log
     }
@@ -226,9 +246,22 @@ impl Take {
         self.has_ended() && self.ears.ended()
     }
 
-    /// Whether it is heard, and every segment has its text.
-    pub(super) fn is_done(&self) -> bool {
-        self.is_heard() && self.finals.is_empty()
+    /// Once it is heard: whether every segment has its text, and who speaks is known. Only now there is a whole to say
+    /// that of.
+    pub(super) fn is_done(&mut self) -> bool {
+        if let Some(overheard) = &mut self.overheard {
+            overheard.end();
+        }
+        self.finals.is_empty() && self.overheard.is_none()
+    }
+
+    /// Gives the segments the speakers of the whole take. False if nobody knows them: then they keep those of their own.
+    pub(super) fn correct(&mut self, speakers: &mut SessionSpeakers) -> bool {
+        let Some(cast) = self.cast.take() else { return false };
+        let segments = std::mem::take(&mut self.segments);
+        let offset_secs = samples_to_secs(self.offset);
+        self.segments = speakers.correct(segments, cast, offset_secs, &mut self.next_segment);
+        true
     }
 
     /// Nothing more is waited for.
@@ -311,7 +344,8 @@ impl Take {
         let owed = Owed { id: self.next_segment, span };
         self.next_segment += 1;
         let closed = self.partials.close(span, queue);
-        self.ask_segment(owed, Some(closed), queue, config).map(|segment| News::Segment(segment, None))
+        let segment = self.ask_segment(owed, Some(closed), queue, config)?;
+        Some(News::Segment(Spoken::silent(segment)))
     }
 
     /// Returns the segment when there is nobody to ask, or nothing to ask for. `closed`: what was read of it while it was spoken.
@@ -336,11 +370,15 @@ impl Take {
         let audio = self.tape.as_ref().map(|tape| tape.cut(span.start, span.end));
         let Some(audio) = audio.filter(|audio| !audio.is_empty()) else { return Some(segment) };
         let Closed { committer, trial } = closed.unwrap_or_else(|| self.partials.unread());
-        let unsettled = Unsettled::new(segment, audio, committer);
-        self.finals.push_back(match trial {
+        let unsettled = Unsettled::new(segment, audio.clone(), committer);
+        let read = match trial {
             None => unsettled.ask(queue.clone(), config, &self.language),
             Some(Trial::Asked(answer)) => unsettled.await_trial(answer, queue.clone(), config, &self.language),
             Some(Trial::Answered(pieces)) => Box::pin(std::future::ready(Box::new((unsettled, Ok(pieces))))),
+        };
+        self.finals.push_back(match self.diarizes {
+            true => with_voice(read, speakers::voice(queue.clone(), audio)),
+            false => read,
         });
         self.pending.push_back(owed);
         None
@@ -354,9 +392,9 @@ impl Take {
         config: &SessionConfig,
     ) -> Option<News> {
         match unsettled.settle(texts, &mut self.language) {
-            Settled::Done(segment, error) => {
+            Settled::Done(spoken) => {
                 self.pending.pop_front();
-                Some(News::Segment(segment, error))
+                Some(News::Segment(spoken))
             }
             Settled::Again(unsettled) => {
                 self.finals.push_front(unsettled.ask(queue.clone(), config, &self.language));
@@ -389,6 +427,10 @@ impl Take {
         // Milliseconds are what the frames can tell; more digits would only look exact.
         (samples_to_secs(self.offset + sample) * 1000.0).round() / 1000.0
     }
+}
+
+async fn cast(overheard: &mut Option<Overheard>) -> Option<Cast> {
+    overheard.as_mut()?.cast().await
 }
 
 async fn at(due: Option<Instant>) {

@@ -30,6 +30,7 @@ use crate::{
         intake::{Arrival, Intake},
         line::Line,
         recovery::{Left, Replay},
+        speakers::{Before, Overheard, SessionSpeakers},
         take::{Take, TakeParts, TakeStep},
     },
     store::{Place, Progress, SessionRow},
@@ -64,6 +65,7 @@ pub(super) struct Arriving {
     pub(super) config: SessionConfig,
     pub(super) coming: Coming,
     pub(super) transcribes: bool,
+    pub(super) diarizes: bool,
     /// For its first take, or for the one that it goes on with.
     pub(super) decoder: AudioDecoder,
     pub(super) input: mpsc::Receiver<Input>,
@@ -83,9 +85,15 @@ pub(super) struct Admitted {
 
 pub(super) struct SessionTask {
     services: SharedServices,
+    /// What the client asks; the times of words are asked for to tell speakers apart as well.
     config: SessionConfig,
+    /// Whether the client wants them.
+    tells_words: bool,
     voice: Voice,
     transcribes: bool,
+    speakers: SessionSpeakers,
+    /// Whether they are told apart.
+    diarizes: bool,
     course: Course,
     timeline: Timeline,
     /// As the takes before this one left it.
@@ -122,6 +130,8 @@ pub(super) struct Beginning {
     pub(super) config: SessionConfig,
     pub(super) voice: Voice,
     pub(super) transcribes: bool,
+    pub(super) speakers: SessionSpeakers,
+    pub(super) diarizes: bool,
     pub(super) course: Course,
     pub(super) timeline: Timeline,
     pub(super) language: SessionLanguage,
@@ -149,7 +159,9 @@ type Over = bool;
 
 impl SessionTask {
     pub(super) fn new(services: SharedServices, beginning: Beginning) -> SessionTask {
-        let Beginning { config, voice, transcribes, course, timeline, language, left, door } = beginning;
+        let Beginning { config, voice, transcribes, speakers, diarizes, course, timeline, language, left, door } =
+            beginning;
+        let tells_words = config.words;
         let mut task = SessionTask {
             durable: services.audio_log.durable(),
             // Whoever was cut off by the end of the daemon has the whole window from its start on.
@@ -159,9 +171,12 @@ impl SessionTask {
                 FIRST_CLIENT_LIMIT
             }),
             services,
-            config,
+            config: asking(config, diarizes),
+            tells_words,
             voice,
             transcribes,
+            speakers,
+            diarizes,
             course,
             durable_samples: timeline.samples,
             timeline,
@@ -191,7 +206,7 @@ impl SessionTask {
         self.timeline.takes += 1;
         self.durable_samples += marks.journaled_to();
         self.chunks = Chunks::resumed(chunk_id);
-        self.take = Some(Take::resume(self.take_parts(), state, detector, marks, told));
+        self.take = Some(Take::resume(self.take_parts(marks.at()), state, detector, marks, told));
         self.replay = Some(replay);
     }
 
@@ -343,10 +358,17 @@ impl SessionTask {
 
     fn begin_take(&mut self) {
         self.timeline.takes += 1;
-        self.take = Some(Take::new(self.take_parts()));
+        self.take = Some(Take::new(self.take_parts(0)));
     }
 
-    fn take_parts(&self) -> TakeParts<'_> {
+    /// Its audio before that sample comes no more.
+    fn take_parts(&self, from: u64) -> TakeParts<'_> {
+        let before = || Before {
+            audio_log: self.services.audio_log.clone(),
+            session: self.config.id.clone(),
+            take: self.timeline.takes,
+            until: from,
+        };
         TakeParts {
             number: self.timeline.takes,
             voice: &self.voice,
@@ -357,6 +379,7 @@ impl SessionTask {
             language: self.language.clone(),
             offset: self.timeline.samples,
             next_segment: self.timeline.next_segment,
+            overheard: self.diarizes.then(|| Overheard::start(self.services.queue.clone(), before())),
         }
     }
 
@@ -432,9 +455,15 @@ impl SessionTask {
                     self.tell(news).await;
                 }
             }
+            TakeStep::Overheard => {}
             TakeStep::PartialDue => take.ask_partial(&self.services.queue, &self.config),
         }
     }
+}
+
+/// Times of words say where a segment is to be cut, if the speaker changes.
+fn asking(config: SessionConfig, diarizes: bool) -> SessionConfig {
+    SessionConfig { words: config.words || diarizes, ..config }
 }
 
 async fn next_of(take: &mut Option<Take>) -> TakeStep {

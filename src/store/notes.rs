@@ -23,6 +23,8 @@ pub enum Note {
     Checkpoint(SessionId, Checkpoint),
     /// A segment of the open take has no text: no event tells of it.
     Silent(SessionId, TextSegment),
+    /// Who speaks in the session so far, as JSON. The store does not look inside.
+    Speakers(SessionId, String),
     /// A take is over.
     TakeOver(SessionId, Progress),
     /// The session is over.
@@ -74,6 +76,10 @@ impl Note {
                     .execute(params![session.as_str(), segment.id, json])
                     .map(drop)
             }
+            Note::Speakers(session, state) => db
+                .prepare_cached("UPDATE sessions SET speakers = ? WHERE id = ?")?
+                .execute(params![state, session.as_str()])
+                .map(drop),
             Note::TakeOver(session, progress) => {
                 forget_take(db, session)?;
                 note_progress(db, session, *progress)
@@ -141,6 +147,18 @@ impl Store {
         parsed.map_err(|error| Error::internal(format!("the config of session {id} cannot be read")).cause(error))
     }
 
+    /// What was noted of the session's speakers.
+    pub async fn session_speakers(&self, id: &SessionId) -> Result<Option<String>> {
+        let session = id.clone();
+        self.read(move |db| {
+            db.prepare_cached("SELECT speakers FROM sessions WHERE id = ?")?
+                .query_row([session.as_str()], |row| row.get(0))
+                .optional()
+                .map(Option::flatten)
+        })
+        .await
+    }
+
     pub async fn open_take(&self, id: &SessionId) -> Result<OpenTake> {
         let session = id.clone();
         let (checkpoint, silent) = self
@@ -184,7 +202,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        flow::{AudioFormat, Encoding, EventType},
+        flow::{AudioFormat, Encoding, EventType, Wish},
         store::{
             SessionState,
             testing::{event, id, say, soon},
@@ -199,7 +217,7 @@ mod tests {
             format: AudioFormat { encoding: Encoding::Pcm16, sample_rate: 16_000, channels: 1 },
             language: "es".into(),
             partials: true,
-            diarize: true,
+            diarize: Wish::IfPossible,
             analyze: true,
             words: false,
             prompt: None,
@@ -249,6 +267,20 @@ mod tests {
         let row = store.session(&id("a")).await.unwrap().unwrap();
         assert!(row.state == SessionState::Closed && row.ended_at.is_some());
         assert_eq!(store.last_seq(Some(&id("a"))).await.unwrap(), 1);
+    }
+
+    #[tokio::test]
+    async fn who_speaks_is_noted_with_the_session_and_goes_with_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store_with_a(dir.path()).await;
+        assert_eq!(store.session_speakers(&id("a")).await.unwrap(), None);
+        for state in ["{}", "[1]"] {
+            store.note(Note::Speakers(id("a"), state.to_owned())).await.unwrap();
+        }
+        store.flush().await.unwrap();
+        assert_eq!(store.session_speakers(&id("a")).await.unwrap().as_deref(), Some("[1]"));
+        assert!(store.delete_session(&id("a")).await.unwrap());
+        assert_eq!(store.session_speakers(&id("a")).await.unwrap(), None);
     }
 
     #[tokio::test]

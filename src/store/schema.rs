@@ -71,6 +71,9 @@ const STEPS: &[&str] = &[
         PRIMARY KEY (session, seq)
     ) STRICT, WITHOUT ROWID;
 ",
+    "
+    ALTER TABLE sessions ADD COLUMN speakers TEXT;
+",
 ];
 
 /// Another process (`vigia keys add`) holds the lock for milliseconds.

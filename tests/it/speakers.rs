@@ -8,7 +8,7 @@ use tokio::{io::AsyncReadExt, time::timeout};
 
 use crate::{
     asr::{asked, events, form, stt, wav},
-    harness::{Daemon, LIMIT, common_sets, data, speech_pcm, vigia},
+    harness::{Daemon, LIMIT, Stream, common_sets, data, speech_pcm, vigia},
 };
 
 const SETS: [&str; 2] = ["tasks.transcribe.model=test-echo", "tasks.diarize.model=test-loudness"];
@@ -124,8 +124,114 @@ fn a_known_voice_is_called_by_its_name_and_one_that_was_removed_is_not() {
     assert!(String::from_utf8_lossy(&refused.stderr).contains("--diarize"));
 }
 
+fn config(session: &str) -> Value {
+    json!({ "type": "config", "session_id": session, "language": "es" })
+}
+
+/// Sends a take and ends it; its final result.
+async fn take(stream: &mut Stream, pcm: &[u8]) -> Value {
+    for chunk in pcm.chunks(3200) {
+        stream.audio(chunk).await;
+    }
+    stream.end().await;
+    timeout(LIMIT, stream.until("final_result")).await.unwrap()
+}
+
+fn told(stream: &Stream) -> Vec<String> {
+    let segments = stream.of("segment_result");
+    segments.iter().map(|it| it["segment"]["speaker"].as_str().unwrap_or("nobody").to_owned()).collect()
+}
+
 #[tokio::test]
-async fn two_real_people_are_two_speakers() {
+async fn segments_name_their_speakers_while_they_are_spoken_over_all_takes() {
+    let daemon = Daemon::start_with(&SETS);
+    let mut stream = daemon.audio(config("live")).await;
+    let first = take(&mut stream, &conversation(&[1, 8, 1], 0)).await;
+    assert_eq!(speakers(&first["segments"]), ["S1", "S2", "S1"], "{first}");
+    assert!(first["segments"][0].get("words").is_none() && first.get("unavailable").is_none(), "{first}");
+    let second = take(&mut stream, &conversation(&[8, 1], 0)).await;
+    assert_eq!(speakers(&second["segments"]), ["S2", "S1"], "{second}");
+    assert_eq!(told(&stream), ["S1", "S2", "S1", "S2", "S1"]);
+    stream.close().await;
+    let segments: Vec<Value> =
+        daemon.replay("live").await.into_iter().filter(|it| it["type"] == "transcript.segment").collect();
+    assert_eq!(segments[1]["data"]["segment"]["speaker"], json!("S2"));
+    let (_, transcript) = daemon.get("/sessions/live/transcript.json").await;
+    assert_eq!(speakers(&transcript["segments"]), ["S1", "S2", "S1", "S2", "S1"], "{transcript}");
+}
+
+#[tokio::test]
+async fn speakers_are_who_they_were_after_the_daemon_was_killed() {
+    let daemon = Daemon::start_with(&SETS);
+    let audio = conversation(&[1, 8, 1, 8, 1], 0);
+    let undisturbed = take(&mut daemon.audio(config("undisturbed")).await, &audio).await;
+    assert_eq!(speakers(&undisturbed["segments"]), ["S1", "S2", "S1", "S2", "S1"], "{undisturbed}");
+    let mut stream = daemon.audio(config("killed")).await;
+    for chunk in audio[..audio.len() / 2].chunks(3200) {
+        stream.audio(chunk).await;
+    }
+    timeout(LIMIT, stream.until("segment_result")).await.unwrap();
+    timeout(LIMIT, stream.until("segment_result")).await.unwrap();
+    let daemon = daemon.kill_and_restart();
+    let mut resume = config("killed");
+    resume["resume"] = json!(true);
+    let mut stream = daemon.audio(resume).await;
+    let from = stream.seen[0]["received_samples"].as_u64().unwrap() as usize * 2;
+    let result = take(&mut stream, &audio[from..]).await;
+    assert_eq!(result["segments"], undisturbed["segments"]);
+}
+
+#[tokio::test]
+async fn the_final_result_has_a_segment_in_parts_where_the_speaker_changes_in_it() {
+    let sets = [&SETS[..], &["vad.min_silence_ms=3000"]].concat();
+    let daemon = Daemon::start_with(&sets);
+    let mut stream = daemon.audio(config("parts")).await;
+    let result = take(&mut stream, &conversation(&[1, 1, 8], 0)).await;
+    assert_eq!(stream.of("segment_result").len(), 1, "{:#?}", stream.seen);
+    assert_eq!(speakers(&result["segments"]), ["S1", "S2"], "{result}");
+    let ids: Vec<u64> = result["segments"].as_array().unwrap().iter().map(|it| it["id"].as_u64().unwrap()).collect();
+    assert_eq!(ids, [0, 1]);
+    // What follows is numbered above the parts.
+    let next = take(&mut stream, &sentence(1)).await;
+    assert_eq!(next["segments"][0]["id"], json!(2), "{next}");
+}
+
+#[tokio::test]
+async fn a_known_voice_has_its_name_in_a_session() {
+    let daemon = Daemon::start_with(&SETS);
+    let quiet = daemon.dir().join("quiet.wav");
+    fs::write(&quiet, file(&sentence(8))).unwrap();
+    text(&run(daemon.dir(), &["voices", "enroll", "Ana", quiet.to_str().unwrap()]));
+    let mut stream = daemon.audio(config("named")).await;
+    let result = take(&mut stream, &conversation(&[1, 8], 0)).await;
+    assert_eq!(speakers(&result["segments"]), ["S1", "Ana"], "{result}");
+    assert_eq!(told(&stream), ["S1", "Ana"]);
+}
+
+#[tokio::test]
+async fn a_client_that_asks_who_speaks_is_told_where_nobody_can_say() {
+    let daemon = Daemon::start();
+    for (diarize, unavailable) in
+        [(Value::Null, Value::Null), (json!(true), json!(["diarize"])), (json!(false), Value::Null)]
+    {
+        let mut config = config(&format!("asked-{diarize}"));
+        if !diarize.is_null() {
+            config["diarize"] = diarize;
+        }
+        let mut stream = daemon.audio(config).await;
+        assert_eq!(stream.seen[0]["unavailable"], unavailable);
+        let result = take(&mut stream, &sentence(1)).await;
+        assert_eq!((&result["unavailable"], &result["segments"][0]["speaker"]), (&unavailable, &Value::Null));
+    }
+    let daemon = Daemon::start_with(&SETS);
+    let mut config = config("not-asked");
+    config["diarize"] = json!(false);
+    let result = take(&mut daemon.audio(config).await, &sentence(1)).await;
+    assert!(result["segments"][0]["speaker"].is_null() && result.get("unavailable").is_none(), "{result}");
+}
+
+#[tokio::test]
+async fn real_people_are_told_apart() {
     let Some(assets) = std::env::var_os("VIGIA_TEST_ASSETS").map(std::path::PathBuf::from) else {
         println!("skipped: VIGIA_TEST_ASSETS is not set");
         return;

@@ -103,6 +103,7 @@ impl Server {
             queue: queue.clone(),
             hub: hub.clone(),
             store: store.clone(),
+            voices_dir: dir.path().to_owned(),
             audio_log: AudioLog::open(dir.path()).unwrap(),
             shutdown: shutdown.clone(),
             rules: sources::speech_rules(&settings.vad),

@@ -65,7 +65,7 @@ impl LiveSpeakers {
     pub fn hear(&mut self, kind: &VoiceKind, voice: &[f32], secs: f64) -> Option<usize> {
         self.expect(kind);
         let same = kind.likeness.same;
-        let heard = self.voices.iter().enumerate().filter(|(_, known)| known.is.is_none());
+        let heard = self.voices.iter().enumerate().filter(|(_, known)| known.is.is_none() && !known.voice.is_empty());
         let closest = heard
             .map(|(speaker, known)| (speaker, dot(&known.voice, voice)))
             .reduce(|best, other| if other.1 > best.1 { other } else { best });
@@ -114,10 +114,24 @@ impl LiveSpeakers {
         speaker
     }
 
+    /// Whom people read about: the opposite of `called`, as of now.
+    pub fn number(&self, called: &str) -> Option<usize> {
+        let named = self.voices.iter().position(|known| known.is.is_none() && known.name.as_deref() == Some(called));
+        let numbered = || called.strip_prefix('S')?.parse::<usize>().ok()?.checked_sub(1);
+        named.or_else(numbered).filter(|speaker| *speaker < self.voices.len()).map(|speaker| self.resolve(speaker))
+    }
+
+    /// The same numbers and names, and nobody's voice.
+    pub fn without_voices(&self) -> LiveSpeakers {
+        let mut without = self.clone();
+        without.voices.iter_mut().for_each(|known| known.voice.clear());
+        without
+    }
+
     /// The numbers of the speakers of a whole take: those under which they were published where they were, so that most
     /// of the time keeps its name; else who sounds the same; else a new one.
     pub fn adopt(&mut self, cast: &Cast, published: &[SpokenBy]) -> Vec<usize> {
-        let Some(kind) = &cast.kind else { return Vec::new() };
+        let Some(kind) = cast.kind.as_ref().filter(|_| !cast.voices.is_empty()) else { return Vec::new() };
         self.expect(kind);
         let speakers = cast.voices.len();
         let names = published.iter().map(|it| self.resolve(it.speaker) + 1).max().unwrap_or(0);
@@ -317,6 +331,7 @@ mod tests {
         hear(&mut live, &voice(30.0), 20.0);
         live.recognise(speaker, &known);
         assert_eq!(live.called(speaker), "Ana");
+        assert_eq!((live.number("Ana"), live.number("S1"), live.number("S2")), (Some(0), Some(0), None));
         known.remove("Ana").unwrap();
         live.recognise(speaker, &known);
         assert_eq!(live.called(speaker), "Ana");

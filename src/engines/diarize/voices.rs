@@ -45,7 +45,7 @@ struct Stored {
 }
 
 /// All known voices.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Voices {
     path: PathBuf,
     voices: Vec<Voice>,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Admitted, Arriving, SessionTask};
+use super::{Admitted, Arriving, SessionTask, asking};
 use crate::{sources::Said, store::Note};
 
 /// Who comes back waits this long at most for what it had sent to be on disk; beyond it, it sends that again.
@@ -23,7 +23,7 @@ impl SessionTask {
     /// False if it has not waited, or cannot be served.
     pub(super) async fn let_in(&mut self, resumed: bool) -> bool {
         let Some(arriving) = self.arriving.take() else { return false };
-        let Arriving { config, coming, transcribes, decoder, input, output, reply } = *arriving;
+        let Arriving { config, coming, transcribes, diarizes, decoder, input, output, reply } = *arriving;
         self.line.hang_up();
         if self.course.take_is_open() {
             // What the older client has sent and is not decoded is not acknowledged: the newer one sends it again.
@@ -43,7 +43,8 @@ impl SessionTask {
         self.disk_failed = false;
         self.goodbye = false;
         self.awaited_until = None;
-        self.config = config;
+        self.tells_words = config.words;
+        self.config = asking(config, diarizes);
         self.transcribes = transcribes;
         self.language.set_asked(&self.config.language);
         if let Some(take) = &mut self.take {

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::{Over, SessionTask};
 use crate::{
     base::{Error, Kind},
-    flow::{EventType, SessionConfig, Task, TextSegment, audio::samples_to_secs},
+    flow::{EventType, SessionConfig, Task, TextSegment, Wish, audio::samples_to_secs},
     sources::{FinalResult, Said, chunks::Chunks, course::Happening, take::Take},
     store::Note,
 };
@@ -27,7 +27,7 @@ impl SessionTask {
     /// 1. Everything is decoded …
     /// 2. … and on disk: nothing may follow from an end that a crash would take back.
     /// 3. Everything is heard …
-    /// 4. … and has its text: the take is over.
+    /// 4. … and has its text, and it is known who speaks in the whole: the take is over.
     pub(super) async fn settle(&mut self) -> Over {
         if !self.course.is_finishing() || self.replay.is_some() || self.intake.is_decoding() {
             return false;
@@ -72,10 +72,16 @@ impl SessionTask {
     async fn close_take(&mut self) {
         self.fall_silent().await;
         self.say_ack().await;
-        let Some(take) = self.take.take() else { return };
+        let Some(mut take) = self.take.take() else { return };
         let samples = take.samples();
+        let diarized = take.correct(&mut self.speakers);
+        if diarized {
+            self.note(Note::Speakers(self.config.id.clone(), self.speakers.state())).await;
+        }
         self.count(&take);
-        let result = final_result(take.into_segments(), samples, &self.config, self.transcribes);
+        let mut segments = take.into_segments();
+        segments.iter_mut().for_each(|segment| self.trim(segment));
+        let result = final_result(segments, samples, &self.config, self.transcribes, diarized);
         let over = Note::TakeOver(self.config.id.clone(), self.timeline.progress());
         let published = self.publish(EventType::TranscriptFinal, json!(result), Some(over)).await;
         self.journaled(published.position).await;
@@ -115,13 +121,16 @@ impl SessionTask {
 
     /// The result of a take that held nothing.
     pub(super) async fn say_empty(&mut self) {
-        let result = final_result(Vec::new(), 0, &self.config, self.transcribes);
+        let result = final_result(Vec::new(), 0, &self.config, self.transcribes, self.diarizes);
         self.say(Said::Final(result)).await;
     }
 
     pub(super) async fn end_session(&mut self) {
         let progress = self.timeline.progress();
         let data = json!({ "duration": progress.duration_secs, "takes": progress.takes });
+        if self.diarizes {
+            self.note(Note::Speakers(self.config.id.clone(), self.speakers.without_voices())).await;
+        }
         // With its row, so that no crash leaves a session that is over and was never said to be, or the other way round.
         self.publish(EventType::SessionEnd, data, Some(Note::Ended(self.config.id.clone(), progress))).await;
         if !self.services.keep_audio {
@@ -133,7 +142,14 @@ impl SessionTask {
     }
 }
 
-fn final_result(segments: Vec<TextSegment>, samples: u64, config: &SessionConfig, transcribes: bool) -> FinalResult {
+fn final_result(
+    segments: Vec<TextSegment>,
+    samples: u64,
+    config: &SessionConfig,
+    transcribes: bool,
+    diarized: bool,
+) -> FinalResult {
+    let missed = [(Task::Transcribe, !transcribes), (Task::Diarize, !diarized && config.diarize == Wish::Yes)];
     let spoken = || segments.iter().filter(|segment| !segment.text.is_empty());
     let texts: Vec<&str> = spoken().map(|segment| segment.text.as_str()).collect();
     // The language of the longest segment stands for the take.
@@ -142,7 +158,7 @@ fn final_result(segments: Vec<TextSegment>, samples: u64, config: &SessionConfig
         text: texts.join(" "),
         language: longest.map_or_else(|| config.language.clone(), |segment| segment.language.clone()),
         duration: samples_to_secs(samples),
-        unavailable: if transcribes { Vec::new() } else { vec![Task::Transcribe] },
+        unavailable: missed.into_iter().filter(|(_, missed)| *missed).map(|(task, _)| task).collect(),
         segments,
     }
 }

@@ -7,10 +7,10 @@ use serde_json::{Value, json};
 use super::SessionTask;
 use crate::{
     base::Error,
-    flow::{Draft, EventType},
+    flow::{Draft, EventType, TextSegment},
     publish::Published,
     segment::Shown,
-    sources::{Said, acks::Ack, take::News},
+    sources::{Said, acks::Ack, finals::Spoken, take::News},
     store::Note,
     telemetry::events::{SegmentCut, emit},
 };
@@ -32,23 +32,37 @@ impl SessionTask {
                 self.publish(EventType::TranscriptPartial, data, None).await;
                 self.say(Said::Partial { text, committed, segment, start }).await;
             }
-            News::Segment(segment, error) => {
+            News::Segment(Spoken { mut segment, error, voice }) => {
                 emit(SegmentCut { secs: segment.end - segment.start });
                 if let Some(error) = error {
                     self.fail(error).await;
                 }
+                // What has no text is noise, and nobody's voice.
+                let voice = voice.filter(|_| !segment.text.is_empty());
+                let heard = voice.is_some();
+                self.speakers.name(&mut segment, voice);
                 if let Some(take) = &mut self.take {
                     take.settle(segment.clone());
                 }
+                self.trim(&mut segment);
                 if segment.text.is_empty() {
                     self.note(Note::Silent(self.config.id.clone(), segment)).await;
                 } else {
                     let data = json!({ "segment": segment });
-                    let published = self.publish(EventType::TranscriptSegment, data, None).await;
+                    // With what is told, so that after a crash neither is known without the other.
+                    let note = heard.then(|| Note::Speakers(self.config.id.clone(), self.speakers.state()));
+                    let published = self.publish(EventType::TranscriptSegment, data, note).await;
                     self.say_result(&published, Said::Segment(segment)).await;
                 }
             }
             News::Checkpoint(checkpoint) => self.note(Note::Checkpoint(self.config.id.clone(), checkpoint)).await,
+        }
+    }
+
+    /// Times of words that only serve to tell speakers apart are nobody's business.
+    pub(super) fn trim(&self, segment: &mut TextSegment) {
+        if !self.tells_words {
+            segment.words.clear();
         }
     }
 
