@@ -234,6 +234,10 @@ fn vendored(name: &str) -> Result<Bytes, Error> {
 /// `start`), `segment_result` (`segment`), `final_result` (`text`, `language`, `duration`, `segments`), `session_analysis`,
 /// and `error` (`code`, `message`, `hint`, `fatal`).
 ///
+/// A segment's `speaker` is `S1`, `S2` … or the name of a known voice, the same for all takes of a session; null where
+/// nobody can say. What was said in a segment is never said again, but the final result of a take may have other speakers,
+/// and segments in parts where the speaker changes: the first part keeps the `id`, the others have new ones.
+///
 /// Going on after a cut line or a restart of the server, within `limits.resume_secs`: connect with the same `session_id`,
 /// `"resume":true`, and the `last_seq` that came (or none, to be told every result of the session again). If the answer
 /// says `take_open`, send on from sample `received_samples` of the session (containers begin anew), and
