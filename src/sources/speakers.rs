@@ -14,7 +14,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout, timeout_at},
+};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
@@ -149,6 +152,8 @@ impl Before {
 pub(super) struct Overheard {
     /// None once all is in, or when the take is not overheard any more.
     samples: Option<mpsc::Sender<Vec<f32>>>,
+    /// Once all is in.
+    wanted_by: Option<Instant>,
     behind: Arc<AtomicUsize>,
     cast: AbortOnDropHandle<Result<Cast>>,
 }
@@ -158,7 +163,7 @@ impl Overheard {
         let (samples, inbox) = mpsc::channel(CHUNKS);
         let behind = Arc::new(AtomicUsize::new(0));
         let cast = AbortOnDropHandle::new(tokio::spawn(overhear(queue, before, inbox, Arc::clone(&behind))));
-        Overheard { samples: Some(samples), behind, cast }
+        Overheard { samples: Some(samples), wanted_by: None, behind, cast }
     }
 
     /// Never waits. A take that cannot be overheard in time is not overheard any more.
@@ -177,18 +182,25 @@ impl Overheard {
     /// All samples are in.
     pub(super) fn end(&mut self) {
         self.samples = None;
+        self.wanted_by.get_or_insert_with(|| Instant::now() + CAST_LIMIT);
     }
 
     /// Who speaks in the whole, once all samples are in. It can be dropped without loss.
     pub(super) async fn cast(&mut self) -> Option<Cast> {
-        match (&mut self.cast).await {
-            Ok(Ok(cast)) => Some(cast),
-            Ok(Err(error)) => {
-                log::warn!("a take keeps the speakers of its segments: {}", error.full());
-                None
-            }
-            Err(_) => None,
-        }
+        let cast = match self.wanted_by {
+            None => Ok((&mut self.cast).await),
+            Some(limit) => timeout_at(limit, &mut self.cast).await,
+        };
+        let error = match cast {
+            Ok(Ok(Ok(cast))) => return Some(cast),
+            Ok(Ok(Err(error))) => error,
+            // It was given up, and that was said.
+            Ok(Err(_)) => return None,
+            Err(_) => Error::new(Kind::Timeout, "who spoke in a take was not known in time")
+                .hint("the box has more to do than it can: fewer sessions with `diarize`"),
+        };
+        log::warn!("a take keeps the speakers of its segments: {}", error.full());
+        None
     }
 }
 
@@ -210,11 +222,7 @@ async fn overhear(
         overhearing.hear(&samples).await?;
         behind.fetch_sub(samples.len(), Ordering::Relaxed);
     }
-    let late = |_| {
-        Err(Error::new(Kind::Timeout, "who spoke in a take was not known in time")
-            .hint("the box has more to do than it can: fewer sessions with `diarize`"))
-    };
-    timeout(CAST_LIMIT, overhearing.finish(None)).await.unwrap_or_else(late)
+    overhearing.finish(None).await
 }
 
 #[cfg(test)]
