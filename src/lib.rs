@@ -55,8 +55,8 @@
 //! *Provider*: what a graph runs on. *Remote*: a server that does a task instead of this box. *Window*: speech of a
 //! recording, 30 s at most; *piece*: what a transcriber hears as one.
 //!
-//! Absent so far: engines of this box for chat, photos and speech (servers elsewhere do these; no route asks for chat);
-//! cameras, microphones and RTSP as sources.
+//! Absent so far: engines of this box for chat, photos and speech (servers elsewhere do these); cameras, microphones and
+//! RTSP as sources.
 
 pub mod base;
 

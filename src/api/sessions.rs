@@ -15,7 +15,8 @@ use crate::{
         wire::{EventList, SessionDetail, SessionInfo, SessionList, SessionTranscript},
     },
     base::{Error, Result},
-    flow::{Task, TextSegment, subtitles},
+    flow::{Draft, EventType, Task, TextSegment, subtitles},
+    jobs::{Analysis, Conversation, analyse},
     store::{SessionRow, SessionState},
 };
 
@@ -56,7 +57,8 @@ pub(crate) async fn one(call: Call) -> Reply {
     let row = row(&call).await?;
     let segments = call.context().store.transcript(&row.id).await?;
     let transcript = session_transcript(&row, segments);
-    Ok(json(StatusCode::OK, &SessionDetail { session: info(&row), transcript, analysis: None }))
+    let analysis = call.context().store.analysis(&row.id).await?;
+    Ok(json(StatusCode::OK, &SessionDetail { session: info(&row), transcript, analysis }))
 }
 
 /// Forget a session
@@ -129,14 +131,35 @@ pub(crate) async fn transcript(call: Call) -> Reply {
 }
 
 /// Analyse a session
+///
+/// Published as `session.analysis` too, and kept with the session. Leaving ends the work.
 #[utoipa::path(post, path = "/sessions/{id}/analyze", tag = "sessions",
     params(("id" = String, Path, description = "The session")),
-    responses((status = 503, description = "No model for it", body = crate::api::wire::ErrorBody)),
+    responses((status = 200, description = "What it was about", body = Analysis)),
 )]
 pub(crate) async fn analyze(call: Call) -> Reply {
-    row(&call).await?;
-    call.context().registry.installed(Task::Chat)?;
-    Err(not_yet("conversations are not analysed yet"))
+    let row = row(&call).await?;
+    let context = call.context();
+    context.registry.installed(Task::Chat)?;
+    let segments = context.store.transcript(&row.id).await?;
+    let Some(spoken) = segments.iter().find(|segment| !segment.text.trim().is_empty()) else {
+        return Err(Error::invalid("this session has no text yet")
+            .hint("speak first; GET /sessions/{id} shows it")
+            .into());
+    };
+    let language = [&row.language, &spoken.language].into_iter().find(|it| !it.is_empty() && *it != "auto");
+    let conversation = Conversation {
+        session_id: row.id.to_string(),
+        language: language.map_or("es", String::as_str).to_owned(),
+        engine: context.settings.model_for(Task::Chat).unwrap_or_default().to_owned(),
+        segments,
+    };
+    let analysis = analyse(&context.queue, conversation).await?;
+    let data =
+        serde_json::to_value(&analysis).map_err(|error| Error::internal("an analysis is no JSON").cause(error))?;
+    let (kind, device) = (EventType::SessionAnalysis, row.device.as_str().into());
+    context.hub.publish(Draft { kind, device, session: Some(row.id), data }).await;
+    Ok(json(StatusCode::OK, &analysis))
 }
 
 /// Transcribe a session's audio again, while it is kept

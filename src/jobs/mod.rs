@@ -1,5 +1,6 @@
 //! Work that was asked for: bounded, prioritised, and the one place where anything waits for an engine.
 
+mod analysis;
 mod ask;
 mod files;
 mod queue;
@@ -8,6 +9,7 @@ mod speakers;
 mod structured;
 mod worker;
 
+pub use analysis::{Analysis, Conversation, analyse};
 pub use ask::{Answer, Ask};
 pub use files::{FileAsk, FileDesk, FileNews, FileSpeakers, FileSummary};
 pub use queue::{Offer, Queue, QueueDepth, QueueLimits};

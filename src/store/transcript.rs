@@ -1,11 +1,12 @@
 //! A session's transcript, derived from its journaled events: there is no second copy that could differ.
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension as _, params};
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::Store;
 use crate::{
-    base::Result,
+    base::{Error, Result},
     flow::{EventType, SessionId, TextSegment},
 };
 
@@ -14,6 +15,19 @@ impl Store {
     pub async fn transcript(&self, id: &SessionId) -> Result<Vec<TextSegment>> {
         let id = id.clone();
         self.read(move |db| transcript(db, &id)).await
+    }
+
+    /// The last analysis of a session, if there is one.
+    pub async fn analysis(&self, id: &SessionId) -> Result<Option<Value>> {
+        let id = id.clone();
+        let json = self.read(move |db| {
+            db.prepare_cached("SELECT json FROM events WHERE session = ? AND kind = ? ORDER BY seq DESC LIMIT 1")?
+                .query_row(params![id.as_str(), EventType::SessionAnalysis.name()], |row| row.get::<_, String>(0))
+                .optional()
+        });
+        let event = json.await?.map(|json| serde_json::from_str::<Value>(&json)).transpose();
+        let event = event.map_err(|error| Error::internal("a stored event is no JSON").cause(error))?;
+        Ok(event.map(|mut event| event["data"].take()))
     }
 }
 

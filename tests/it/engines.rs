@@ -73,6 +73,39 @@ async fn a_job_whose_engine_is_killed_is_answered_by_the_next_one() {
     assert_eq!(health["tasks"]["transcribe"]["state"], json!("ready"));
 }
 
+/// `VIGIA_TEST_GPU=1`, with `ORT_DYLIB_PATH` naming a GPU build of ONNX Runtime.
+#[tokio::test]
+async fn on_a_card_the_ledger_agrees_with_the_driver() {
+    if std::env::var_os("VIGIA_TEST_GPU").is_none() {
+        println!("SKIPPED: VIGIA_TEST_GPU is not set");
+        return;
+    }
+    let model = format!("tasks.transcribe.model={}", root().join("tests/data/whisper-tiny").display());
+    let daemon = Daemon::start_with(&[&model, "tasks.transcribe.provider=cuda", "memory.foreign_secs=1"]);
+    let (status, answer) = stt(&daemon).await;
+    assert_eq!(status, 200, "{answer}");
+    let [engine] = engines(&daemon)[..] else { panic!("one engine: {:?}", engines(&daemon)) };
+    // What it takes beyond its load is measured a moment later.
+    daemon
+        .eventually("/api/health", |health| {
+            let model = &health["memory"]["ledgers"][0]["models"][0];
+            let reserved = model["reserved"].as_f64().unwrap_or_default();
+            let used = used_on_the_card(engine);
+            model["is_measured"] == true && (reserved - used).abs() <= 0.03 * used
+        })
+        .await;
+}
+
+/// In bytes, as NVML tells the driver's own tool.
+fn used_on_the_card(pid: u32) -> f64 {
+    let query = ["--query-compute-apps=pid,used_gpu_memory", "--format=csv,noheader,nounits"];
+    let told = Command::new("nvidia-smi").args(query).output().unwrap();
+    let told = String::from_utf8(told.stdout).unwrap();
+    let rows = told.lines().filter_map(|line| line.split_once(','));
+    let (_, mib) = rows.map(|(pid, mib)| (pid.trim(), mib.trim())).find(|(it, _)| *it == pid.to_string()).unwrap();
+    f64::from(mib.parse::<u32>().expect("the driver tells what each process uses")) * f64::from(1 << 20)
+}
+
 #[tokio::test]
 async fn no_engine_outlives_a_daemon_that_is_killed() {
     let mut daemon = daemon();

@@ -16,7 +16,7 @@ use tokio::{
 };
 use vigia::api::client;
 
-use crate::harness::{Daemon, LIMIT, data};
+use crate::harness::{Daemon, LIMIT, data, speech_pcm};
 
 /// What the fake does with one request.
 enum Act {
@@ -270,4 +270,48 @@ async fn a_server_that_fails_is_an_error_of_the_photo_also_when_nobody_waits() {
     let path = format!("/vision/frames/{}", taken["frame_id"].as_str().unwrap());
     let error = daemon.eventually(&path, |answer| answer["error"].is_object()).await;
     assert_eq!(error["error"]["code"], "unavailable", "{error}");
+}
+
+#[tokio::test]
+async fn a_conversation_is_analysed_published_and_kept() {
+    let fake = Fake::start(|_, body| {
+        let asked = body["messages"][1]["content"].as_str().unwrap();
+        let id = asked[1..].split(']').next().unwrap().parse::<u64>().unwrap();
+        let analysis = json!({
+            "summary": "Una prueba.",
+            "decisions": [{"text": "Seguir", "evidence": [id, 999]}],
+            "risks": [{"text": "Ninguno", "evidence": [id]}],
+            "action_items": [{"title": "Probar", "description": "Otra vez", "steps": ["Hablar"]}],
+        });
+        said(&format!("Claro: {analysis}"))
+    });
+    let daemon = fake.daemon(&["tasks.transcribe.model=test-echo"]);
+    let config =
+        json!({"type": "config", "session_id": "charla", "language": "es", "sample_rate": 16000, "encoding": "pcm16"});
+    let mut stream = daemon.audio(config).await;
+    stream.audio(&speech_pcm()).await;
+    stream.end().await;
+    stream.until("final_result").await;
+    stream.close().await;
+    daemon
+        .eventually("/sessions/charla", |it| it["transcript"]["text"].as_str().is_some_and(|it| !it.is_empty()))
+        .await;
+    let mut events = daemon.socket("/ws/events?types=session.analysis").await;
+
+    let (status, analysis) = daemon.post("/sessions/charla/analyze", "application/json", "").await;
+    assert_eq!(status, 200, "{analysis}");
+    let first = &analysis["transcript"][0];
+    assert_eq!((&analysis["session_id"], &analysis["language"]), (&json!("charla"), &json!("es")));
+    assert_eq!((&analysis["summary"], &analysis["complete"]), (&json!("Una prueba."), &json!(true)));
+    assert_eq!(analysis["decisions"], json!([{"text": "Seguir", "evidence": [first["id"]]}]));
+    assert_eq!((&analysis["risks"], &analysis["risk_evidence"]), (&json!(["Ninguno"]), &json!([[first["id"]]])));
+    assert_eq!((&analysis["action_items"][0]["owner"], &analysis["engine"]), (&Value::Null, &json!("qwen")));
+    assert_eq!(analysis["doubts"], json!([]));
+    let event = events.until("session.analysis").await;
+    assert_eq!((&event["data"], &event["session"]), (&analysis, &json!("charla")));
+    daemon.eventually("/sessions/charla", |it| it["analysis"] == analysis).await;
+    // It said more than JSON, so it was asked again without a schema.
+    assert_eq!(fake.seen("/v1/chat/completions").len(), 2);
+    let (status, error) = daemon.post("/sessions/none/analyze", "application/json", "").await;
+    assert_eq!((status, &error["error"]["code"]), (404, &json!("not_found")), "{error}");
 }
