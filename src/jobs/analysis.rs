@@ -273,7 +273,7 @@ mod tests {
             text: text.to_owned(),
             language: "es".to_owned(),
             probability: 1.0,
-            speaker: (id % 2 == 0).then(|| "S1".to_owned()),
+            speaker: id.is_multiple_of(2).then(|| "S1".to_owned()),
             words: Vec::new(),
         }
     }
