@@ -2,7 +2,7 @@
 //!
 //! A quantised weight is a byte minus its zero point: taking 128 from both changes nothing. Processors with dot products
 //! of bytes (VNNI, AMX) have them for unsigned by signed, and ONNX Runtime uses them for nothing else: unsigned weights
-//! take five times as long. Without them it multiplies signed ones inexactly, so they are left alone there.
+//! take several times as long. Without them it multiplies signed ones inexactly, so they are left alone there.
 
 use std::{
     collections::{HashMap, HashSet},
