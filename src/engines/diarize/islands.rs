@@ -81,7 +81,13 @@ fn moments(islands: &[Island]) -> (Vec<Moment<'_>>, Vec<Range<usize>>) {
             moments.push(Moment { window, owns: (start, end) });
         }
         match chains.last_mut() {
-            Some(chain) if island.start - last_end < TOUCHING_SECS => chain.end = moments.len(),
+            Some(chain) if island.start - last_end < TOUCHING_SECS => {
+                chain.end = moments.len();
+                // Both reach across the cut; they share the time between their middles.
+                let shared = (middle(moments[first - 1].window) + middle(moments[first].window)) / 2.0;
+                moments[first - 1].owns.1 = shared;
+                moments[first].owns.0 = shared;
+            }
             _ => chains.push(first..moments.len()),
         }
         last_end = island.end;

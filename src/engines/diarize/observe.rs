@@ -74,10 +74,12 @@ fn islands(
     let secs = |sample: usize| ask.start_secs + samples_to_secs(sample as u64) - samples_to_secs(ask.lead as u64);
     let mut islands = Vec::new();
     for span in offline.finish(audio.len() as u64) {
-        let (start, end) = ((span.start as usize).max(piece.start), span.end as usize);
-        if start >= end {
+        let (start, end) = (span.start as usize, span.end as usize);
+        if end <= piece.start {
             continue;
         }
+        // Of speech that goes on from the piece before, the windows that lie across the cut are heard here.
+        let start = start.max(piece.start.saturating_sub(samples(WINDOW_SECS - STEP_SECS)));
         if cancel.is_cancelled() {
             return Err(Error::new(Kind::Cancelled, "cancelled"));
         }
@@ -218,6 +220,25 @@ mod tests {
         assert!(turns.iter().enumerate().all(|(at, turn)| turn.speaker == at % 2));
         // The cut at 30 s lies inside of a turn of the second speaker, and is not seen.
         assert!(turns.iter().any(|turn| turn.start < 29.9 && turn.end > 30.5));
+    }
+
+    #[test]
+    fn speech_across_a_cut_is_heard_as_if_there_were_none() {
+        // The speaker changes half a second behind the cut at 30 s.
+        let recording = speech(&[(0.0, 2.0), (0.5, 28.5), (-0.5, 6.0)]);
+        let mut observer = observer();
+        let mut observe = |ask| observer.diarize(&ask, &mut |_| (), &Cancel::default()).unwrap();
+        let pieces: Vec<Observed> = crate::engines::diarize::pieces(&recording).map(&mut observe).collect();
+        let mut starts: Vec<f64> = Vec::new();
+        for piece in &pieces {
+            let Heard::Islands(islands) = &piece.heard else { panic!("no detector") };
+            starts.extend(islands.iter().flat_map(|it| &it.windows).map(|it| it.start));
+        }
+        // Steps begin anew at the cut; none is longer than the others.
+        assert!(starts.windows(2).all(|pair| (0.0..0.201).contains(&(pair[1] - pair[0]))), "{starts:?}");
+        let turns = crate::engines::diarize::speakers(pieces, None);
+        assert_eq!(turns.len(), 2, "{turns:?}");
+        assert!((turns[1].start - 30.5).abs() < 0.3, "{turns:?}");
     }
 
     #[test]
