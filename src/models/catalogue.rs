@@ -4,6 +4,7 @@
 //! Entries are the files of `models/catalogue`, built in, and a user's own below `/etc/vigia/models.d`, which win.
 
 mod entry;
+mod memory;
 mod names;
 
 use std::{
@@ -16,6 +17,7 @@ use crate::base::{Error, Kind, Result};
 
 pub(crate) use entry::is_side_file;
 pub use entry::{Check, Entry, Known, Licence, ONLY, PLAN};
+pub use memory::{Memory, Unit, Workspace};
 pub(crate) use names::{safe_name, safe_path};
 
 /// A larger file of a user's own is no entry.

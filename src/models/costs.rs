@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     base::{Error, Result, lock},
-    models::{ModelKey, installed::write_whole},
+    models::{ModelKey, Seen, installed::write_whole},
 };
 
 /// In the store's folder.
@@ -28,7 +28,11 @@ struct Cost {
     model: String,
     variant: String,
     provider: String,
+    /// At any time.
     bytes: u64,
+    /// Before it had worked; files of earlier versions do not say.
+    #[serde(default)]
+    loaded_bytes: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -56,20 +60,20 @@ impl Costs {
     }
 
     /// Of this device.
-    pub fn all(&self) -> BTreeMap<ModelKey, u64> {
+    pub fn all(&self) -> BTreeMap<ModelKey, Seen> {
         let devices = lock(&self.devices);
         let costs = devices.get(&self.device).into_iter().flatten();
-        costs.map(|cost| (cost.key(), cost.bytes)).collect()
+        costs.map(|cost| (cost.key(), cost.seen())).collect()
     }
 
     /// Keeps a figure in memory; true when it is a new one, to be written.
-    pub fn set(&self, key: &ModelKey, bytes: u64) -> bool {
+    pub fn set(&self, key: &ModelKey, seen: Seen) -> bool {
         let mut devices = lock(&self.devices);
         let costs = devices.entry(self.device.clone()).or_default();
         match costs.iter_mut().find(|cost| cost.is_of(key)) {
-            Some(cost) if cost.bytes == bytes => return false,
-            Some(cost) => cost.bytes = bytes,
-            None => costs.push(Cost::new(key, bytes)),
+            Some(cost) if cost.seen() == seen => return false,
+            Some(cost) => *cost = Cost::new(key, seen),
+            None => costs.push(Cost::new(key, seen)),
         }
         true
     }
@@ -88,9 +92,13 @@ impl Costs {
 }
 
 impl Cost {
-    fn new(key: &ModelKey, bytes: u64) -> Cost {
+    fn new(key: &ModelKey, seen: Seen) -> Cost {
         let ModelKey { model, variant, provider } = key.clone();
-        Cost { model, variant, provider, bytes }
+        Cost { model, variant, provider, bytes: seen.most, loaded_bytes: seen.loaded }
+    }
+
+    fn seen(&self) -> Seen {
+        Seen { loaded: self.loaded_bytes, most: self.bytes }
     }
 
     fn key(&self) -> ModelKey {
@@ -123,20 +131,32 @@ mod tests {
         ModelKey { model: model.to_owned(), variant: "q4".to_owned(), provider: "cuda".to_owned() }
     }
 
+    fn seen(most: u64) -> Seen {
+        Seen { loaded: Some(most / 2), most }
+    }
+
+    #[test]
+    fn a_file_of_an_earlier_version_tells_the_most_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = r#"{"d": [{"model": "a", "variant": "q4", "provider": "cuda", "bytes": 7}]}"#;
+        fs::write(dir.path().join(FILE), text).unwrap();
+        assert_eq!(Costs::open(dir.path(), "d").all()[&key("a")], Seen { loaded: None, most: 7 });
+    }
+
     #[test]
     fn what_was_measured_is_known_to_the_next_life_on_the_same_device() {
         let dir = tempfile::tempdir().unwrap();
         let costs = Costs::open(dir.path(), "RTX 5070");
         assert!(costs.all().is_empty());
-        assert!(costs.set(&key("a"), 7) && costs.set(&key("b"), 8) && costs.set(&key("a"), 9));
-        assert!(!costs.set(&key("a"), 9), "nothing new");
+        assert!(costs.set(&key("a"), seen(7)) && costs.set(&key("b"), seen(8)) && costs.set(&key("a"), seen(9)));
+        assert!(!costs.set(&key("a"), seen(9)), "nothing new");
         costs.write().unwrap();
 
-        let expected = BTreeMap::from([(key("a"), 9), (key("b"), 8)]);
+        let expected = BTreeMap::from([(key("a"), seen(9)), (key("b"), seen(8))]);
         assert_eq!(Costs::open(dir.path(), "RTX 5070").all(), expected);
         let other = Costs::open(dir.path(), "Jetson Orin Nano 8GB");
         assert!(other.all().is_empty());
-        other.set(&key("a"), 1);
+        other.set(&key("a"), seen(1));
         other.write().unwrap();
         assert_eq!(Costs::open(dir.path(), "RTX 5070").all(), expected, "another device changes nothing");
     }
@@ -150,7 +170,7 @@ mod tests {
             let costs = Costs::open(dir.path(), "d");
             assert!(costs.all().is_empty());
             assert_eq!(fs::read_to_string(dir.path().join("costs.json.broken")).unwrap(), text);
-            costs.set(&key("a"), 1);
+            costs.set(&key("a"), seen(1));
             costs.write().unwrap();
             assert_eq!(Costs::open(dir.path(), "d").all().len(), 1);
         }
@@ -161,7 +181,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("file"), "in the way").unwrap();
         let costs = Costs::open(&dir.path().join("file"), "d");
-        costs.set(&key("a"), 1);
+        costs.set(&key("a"), seen(1));
         assert!(costs.write().unwrap_err().message().contains("cannot be made"));
     }
 }

@@ -32,12 +32,30 @@ impl fmt::Display for ModelKey {
     }
 }
 
+/// What a model was seen to take, in bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// When it had been loaded and not worked yet.
+    pub loaded: Option<u64>,
+    /// At any time.
+    pub most: u64,
+}
+
+impl Seen {
+    pub(super) fn add(&mut self, loaded: Option<u64>, now: u64) {
+        self.loaded = self.loaded.max(loaded);
+        self.most = self.most.max(now);
+    }
+}
+
 /// What somebody wants to have in memory, and how much it matters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Need {
     pub key: ModelKey,
-    /// Counts until the model has been measured once.
+    /// What the model takes once it is loaded. Counts until that has been measured.
     pub estimate_bytes: u64,
+    /// What it works in beside that, at most. Counts until it was seen to take more.
+    pub workspace_bytes: u64,
     pub priority: Priority,
     /// The model stays when it is idle, and leaves for nothing but work of a higher priority than this.
     pub resident: bool,

@@ -26,8 +26,10 @@ pub struct LedgerModel {
     pub key: ModelKey,
     pub state: Phase,
     pub reserved: u64,
-    /// Else it is an estimate.
+    /// Else all of it is an estimate.
     pub is_measured: bool,
+    /// As much of `reserved` as was seen; the rest is what it may still take while it works.
+    pub measured: u64,
     pub leases: usize,
     pub resident: bool,
     /// Only of a model that nobody uses.

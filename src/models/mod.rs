@@ -20,6 +20,6 @@ pub mod pull;
 
 pub use budget::Budget;
 pub use costs::Costs;
-pub use lease::{Lease, ModelKey, Need};
+pub use lease::{Lease, ModelKey, Need, Seen};
 pub use ledger::{Ledger, LedgerModel, ModelState, Phase, Waiting};
 pub use manager::{Load, Loader, Manager, ManagerLimits};

@@ -34,7 +34,7 @@ use std::{
 
 use crate::{
     flow::Priority,
-    models::lease::{ModelKey, Need, Ticket},
+    models::lease::{ModelKey, Need, Seen, Ticket},
 };
 
 pub(super) use table::{Model, State};
@@ -122,7 +122,7 @@ pub(super) struct Plan {
     /// Leases that were given back because they were asked for, until they are asked for again.
     yielded: BTreeMap<ModelKey, Yielded>,
     /// Costs that have been measured, now or in an earlier life.
-    known: BTreeMap<ModelKey, u64>,
+    known: BTreeMap<ModelKey, Seen>,
     /// Models in use that have to leave because more is reserved than there is.
     draining: BTreeSet<ModelKey>,
     closing: bool,
@@ -157,7 +157,7 @@ impl Waiter {
 }
 
 impl Plan {
-    pub(super) fn new(rules: Rules, limit: u64, known: BTreeMap<ModelKey, u64>) -> Plan {
+    pub(super) fn new(rules: Rules, limit: u64, known: BTreeMap<ModelKey, Seen>) -> Plan {
         Plan {
             rules,
             limit,
@@ -180,7 +180,7 @@ impl Plan {
             Event::LoadFailed(key, failure) => self.load_failed(&key, failure),
             Event::Unloaded(key) => self.unloaded(&key),
             Event::Died(key) => self.died(&key),
-            Event::Measured(key, bytes) => self.measured(&key, bytes),
+            Event::Measured(key, bytes) => self.measured(&key, None, bytes),
             Event::Limit(limit) => self.limit = limit,
             Event::Tick => (),
             Event::Close => self.close(),
@@ -234,9 +234,16 @@ impl Plan {
         self.models.values().map(|model| model.bytes).fold(0, u64::saturating_add)
     }
 
-    /// What a model is known to take, else what is expected of it.
+    /// What a model takes once it is loaded, as far as that is known, with what it works in; more where more was seen.
     pub(super) fn cost(&self, need: &Need) -> u64 {
-        self.known.get(&need.key).copied().unwrap_or(need.estimate_bytes)
+        let seen = self.known.get(&need.key).copied().unwrap_or_default();
+        let loaded = seen.loaded.unwrap_or(need.estimate_bytes);
+        loaded.saturating_add(need.workspace_bytes).max(seen.most)
+    }
+
+    /// The most that a model was ever seen to take.
+    pub(super) fn seen(&self, key: &ModelKey) -> Option<Seen> {
+        self.known.get(key).copied()
     }
 
     fn asked(&mut self, at: Duration, ticket: Ticket, need: Need) {
@@ -266,17 +273,19 @@ impl Plan {
         model.state = State::Ready;
         model.last_used = at;
         if let Some(bytes) = measured {
-            self.measured(key, bytes);
+            self.measured(key, Some(bytes), bytes);
         }
     }
 
-    /// The most that has ever been seen is what the next load has to reckon with.
-    fn measured(&mut self, key: &ModelKey, bytes: u64) {
-        let Some(model) = self.models.get_mut(key).filter(|model| model.state == State::Ready) else { return };
-        let known = self.known.entry(key.clone()).or_default();
-        *known = bytes.max(*known);
-        model.bytes = *known;
-        model.measured = true;
+    /// The most that has ever been seen is what the next load has to reckon with. `loaded`: it has not worked yet.
+    fn measured(&mut self, key: &ModelKey, loaded: Option<u64>, now: u64) {
+        let ready = |model: &&mut Model| model.state == State::Ready;
+        let Some(need) = self.models.get_mut(key).filter(ready).map(|model| model.need.clone()) else { return };
+        self.known.entry(key.clone()).or_default().add(loaded, now);
+        let bytes = self.cost(&need);
+        if let Some(model) = self.models.get_mut(key) {
+            model.bytes = bytes;
+        }
     }
 
     fn load_failed(&mut self, key: &ModelKey, failure: Failure) {

@@ -89,9 +89,9 @@ async fn on_a_card_the_ledger_agrees_with_the_driver() {
     daemon
         .eventually("/api/health", |health| {
             let model = &health["memory"]["ledgers"][0]["models"][0];
-            let reserved = model["reserved"].as_f64().unwrap_or_default();
+            let measured = model["measured"].as_f64().unwrap_or_default();
             let used = used_on_the_card(engine);
-            model["is_measured"] == true && (reserved - used).abs() <= 0.03 * used
+            model["is_measured"] == true && (measured - used).abs() <= 0.03 * used
         })
         .await;
 }

@@ -266,7 +266,8 @@ async fn serve(
         let key = ModelKey { model: name.to_owned(), variant: "only".to_owned(), provider: "cpu".to_owned() };
         let estimate_bytes = (mib << 20) / rig.scale + PROCESS_BYTES;
         let yields = priority == Priority::Batch;
-        let lease = rig.manager.lease(Need { key, estimate_bytes, priority, resident: false, yields }).await?;
+        let need = Need { key, estimate_bytes, workspace_bytes: 0, priority, resident: false, yields };
+        let lease = rig.manager.lease(need).await?;
         lock(&rig.tally.waits)[priority as usize].push(asked.elapsed());
         if kill {
             rig.tally.killed.fetch_add(1, Ordering::Relaxed);

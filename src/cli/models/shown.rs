@@ -10,7 +10,7 @@ use crate::{
     base::{ByteSize, Error, Result},
     cli::table::{Report, Row, Section, State, columns},
     models::{
-        catalogue::Entry,
+        catalogue::{Entry, Memory},
         installed::{self, Found, Verdict},
     },
 };
@@ -65,10 +65,8 @@ impl Shelf {
                 rows.push(fact("with", entry.with.join(", ")));
             }
             rows.push(fact("files", entry.required(entry.default_variant()).join(", ")));
-            let weights = entry.memory.weights.iter().map(|(variant, size)| format!("{variant} about {size}"));
-            let weights = weights.collect::<Vec<_>>().join(", ");
-            if !weights.is_empty() {
-                rows.push(fact("memory", weights));
+            if entry.memory != Memory::default() {
+                rows.push(fact("memory", entry.memory.to_string()));
             }
         }
         rows.push(match &found {

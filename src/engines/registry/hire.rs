@@ -9,6 +9,7 @@ use crate::{
         Engine, Handle, Limits, Registry,
         registry::{
             INSTEAD,
+            appetite::Portion,
             loader::Loaded,
             serving::{Serving, Stock},
         },
@@ -88,10 +89,12 @@ impl Registry {
                 variant: serving.variant.clone(),
                 provider: provider.name().to_owned(),
             };
-            memory.shelf(*provider)?.put(&key, serving.recipe(*provider, &self.0.settings));
+            let Portion { units, workspace_bytes } = serving.appetite.portion(*provider, memory.limit(*provider)?);
+            memory.shelf(*provider)?.put(&key, serving.recipe(*provider, units, &self.0.settings));
             let need = Need {
                 key,
-                estimate_bytes: serving.estimate_bytes,
+                estimate_bytes: serving.appetite.weights_bytes,
+                workspace_bytes,
                 priority,
                 resident: serving.resident,
                 yields: priority == Priority::Batch,

@@ -72,6 +72,11 @@ impl Memory {
         Ok(&self.pool(provider)?.shelf)
     }
 
+    /// What all models may take there while others keep to their terms.
+    pub(super) fn limit(&self, provider: Provider) -> Result<u64> {
+        Ok(self.pool(provider)?.manager.ledger().budget.limit)
+    }
+
     pub(super) async fn lease(&self, provider: Provider, need: Need) -> Result<Lease<Loaded>> {
         self.pool(provider)?.manager.lease(need).await
     }

@@ -1,5 +1,6 @@
 //! Which engine serves which task, in memory only as long as the ledger lets it, and how each task stands.
 
+mod appetite;
 mod hire;
 mod kinds;
 mod loader;

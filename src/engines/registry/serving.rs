@@ -13,21 +13,19 @@ use crate::{
     base::{Error, Kind, Result},
     engines::{
         AsrSpec,
-        asr::whisper::{GraphFile, PlanPlace, WhisperSpec},
-        registry::{Places, loader::Recipe, plans, tensorrt::Checked},
+        asr::whisper::{self, GraphFile, PlanPlace, WhisperSpec},
+        registry::{Places, appetite::Appetite, loader::Recipe, plans, tensorrt::Checked},
         vad,
     },
     flow::Task,
     models::{
-        catalogue::{self, Catalogue, Entry, PLAN},
+        catalogue::{self, Catalogue, Entry, Memory, PLAN},
         installed,
     },
     runtime::{self, ProviderOptions},
     settings::{Provider, Settings},
 };
 
-/// ONNX Runtime and what a run of a model needs beside its weights, before anything was measured.
-pub(super) const WORKSPACE_BYTES: u64 = 150 << 20;
 /// A config.json larger than this is none.
 const MAX_CONFIG_BYTES: u64 = 1 << 20;
 
@@ -36,7 +34,7 @@ pub struct Serving {
     pub(super) model: String,
     pub(super) variant: String,
     pub(super) providers: Vec<Provider>,
-    pub(super) estimate_bytes: u64,
+    pub(super) appetite: Appetite,
     pub(super) resident: bool,
     /// For TensorRT, which serves only what was held against a check.
     pub(super) checked: Option<Checked>,
@@ -52,7 +50,8 @@ pub(super) enum BuiltOf {
 }
 
 impl Serving {
-    pub(super) fn recipe(&self, provider: Provider, settings: &Settings) -> Recipe {
+    /// `units`: how many units of work there is memory for at the same time.
+    pub(super) fn recipe(&self, provider: Provider, units: usize, settings: &Settings) -> Recipe {
         match &self.built_of {
             BuiltOf::Recipe(recipe) => recipe.clone(),
             BuiltOf::Whisper(spec) => {
@@ -60,7 +59,8 @@ impl Serving {
                 let on = |provider| ProviderOptions::new(provider, &settings.providers, Some(&engines));
                 let plans = PlanPlace { provider: on(provider), folder: engines.join("plans") };
                 let provider = on(self.beside.unwrap_or(provider));
-                Recipe::of(AsrSpec::Whisper(Box::new(WhisperSpec { provider, plans, ..WhisperSpec::clone(spec) })))
+                let spec = WhisperSpec { provider, plans, batch: units, ..WhisperSpec::clone(spec) };
+                Recipe::of(AsrSpec::Whisper(Box::new(spec)))
             }
         }
     }
@@ -106,16 +106,19 @@ impl<'a> Stock<'a> {
         let variant = self.settings.variant_for(task);
         let mut providers = self.settings.providers_for(task);
         let mut beside = None;
-        let (variant, estimate_bytes, checked, built_of) = match model {
+        let (variant, appetite, checked, built_of) = match model {
             #[cfg(any(test, feature = "test-engine"))]
-            "test-echo" => ("only".to_owned(), 1 << 20, None, BuiltOf::Recipe(Recipe::of(AsrSpec::TestEcho))),
+            "test-echo" => {
+                let recipe = BuiltOf::Recipe(Recipe::of(AsrSpec::TestEcho));
+                ("only".to_owned(), Appetite::new(1 << 20, &Memory::default()), None, recipe)
+            }
             _ => {
                 let places = &self.places.models;
                 let found = match self.catalogue()?.get(model) {
                     Some(entry) => listed(entry, variant, places)?,
                     None => bare(model, variant, places)?,
                 };
-                let Found { variant, dir, encoder, decoder, bytes, checked } = found;
+                let Found { variant, dir, encoder, decoder, appetite, checked } = found;
                 if encoder.plan.is_some() || decoder.plan.is_some() {
                     let is_whole = encoder.plan.is_some() && decoder.plan.is_some();
                     beside = Some(plans::beside((model, &variant), is_whole, &providers, self.settings)?);
@@ -123,14 +126,15 @@ impl<'a> Stock<'a> {
                 }
                 let threads = thread::available_parallelism().map_or(1, usize::from);
                 let spec = WhisperSpec { encoder, decoder, ..WhisperSpec::of(&dir, &self.library()?, threads) };
-                (variant, bytes + WORKSPACE_BYTES, checked, BuiltOf::Whisper(Box::new(spec)))
+                let appetite = Appetite { units: spec.batch, ..appetite };
+                (variant, appetite, checked, BuiltOf::Whisper(Box::new(spec)))
             }
         };
         Ok(Serving {
             model: model.to_owned(),
             variant,
             providers,
-            estimate_bytes,
+            appetite,
             resident: self.settings.is_resident(task),
             checked,
             beside,
@@ -145,7 +149,7 @@ struct Found {
     dir: PathBuf,
     encoder: GraphFile,
     decoder: GraphFile,
-    bytes: u64,
+    appetite: Appetite,
     checked: Option<Checked>,
 }
 
@@ -190,7 +194,8 @@ fn listed(entry: &Entry, variant: Option<&str>, places: &[PathBuf]) -> Result<Fo
         graphs: entry.roles().filter_map(|role| Some((role.to_owned(), entry.graph(variant, role)?))).collect(),
         check,
     });
-    Ok(Found { variant: variant.to_owned(), dir: found.dir, encoder, decoder, bytes, checked })
+    let appetite = Appetite::new(bytes, &entry.memory);
+    Ok(Found { variant: variant.to_owned(), dir: found.dir, encoder, decoder, appetite, checked })
 }
 
 /// A folder in the layout of the published exports that no entry of the catalogue describes.
@@ -212,13 +217,13 @@ fn bare(model: &str, variant: Option<&str>, places: &[PathBuf]) -> Result<Found>
         return Err(Error::unavailable(format!("the model {model} has no {}", encoder.display()))
             .hint("tasks.transcribe.variant says which precision to take: fp32, fp16, q8, q4 …"));
     }
-    let bytes = on_disk(dir, &[&graph]);
+    let appetite = Appetite::new(on_disk(dir, &[&graph]), &whisper::memory(dir));
     Ok(Found {
         variant: variant.to_owned(),
         dir: dir.clone(),
         encoder: graph.clone(),
         decoder: graph,
-        bytes,
+        appetite,
         checked: None,
     })
 }
@@ -299,7 +304,7 @@ mod tests {
         let dir = model(&files, r#"{"model_type":"whisper"}"#);
         let places = [dir.path().to_owned()];
         let found = bare("mine", Some("q4"), &places).unwrap();
-        assert_eq!((found.encoder.suffix.as_str(), found.bytes), ("_q4", 200));
+        assert_eq!((found.encoder.suffix.as_str(), found.appetite.weights_bytes), ("_q4", 200));
         let path = dir.path().join("mine");
         assert_eq!(bare(path.to_str().unwrap(), None, &[]).unwrap().variant, "fp32");
         assert!(bare("mine", Some("fp16"), &places).err().unwrap().full().contains("encoder_model_fp16.onnx"));
@@ -339,7 +344,7 @@ mod tests {
             let found = listed(catalogue.as_ref().unwrap().require("mine").unwrap(), None, &[dir.path().to_owned()])?;
             assert_eq!(found.encoder.path("encoder_model"), Path::new("onnx/encoder_model_sm87.engine"));
             assert!(found.decoder.plan.is_none());
-            assert_eq!(found.bytes, 200, "the plan counts");
+            assert_eq!(found.appetite.weights_bytes, 200, "the plan counts");
             let sets = sets.iter().map(|it| (*it).to_owned()).collect();
             let settings = load(&Sources { sets, ..Sources::default() }).unwrap().settings;
             // Any file is a library that nobody opens.

@@ -97,7 +97,8 @@ impl Registry {
         let key = ModelKey { model, variant: "engine".to_owned(), provider: provider.name().to_owned() };
         let memory = self.memory()?;
         memory.shelf(provider)?.put(&key, recipe);
-        let need = Need { key, estimate_bytes: BUILD_BYTES, priority: Priority::Batch, resident: false, yields: false };
+        let (estimate_bytes, priority) = (BUILD_BYTES, Priority::Batch);
+        let need = Need { key, estimate_bytes, workspace_bytes: 0, priority, resident: false, yields: false };
         let lease = memory.lease(provider, need).await?;
         Hired::leased(lease)
     }

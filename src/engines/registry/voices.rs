@@ -11,17 +11,17 @@ use crate::{
         SpeakersSpec, VoicesSpec,
         diarize::{VoiceFiles, graph_file, installed_dir, voices_dir},
         registry::{
+            appetite::Appetite,
             loader::Recipe,
-            serving::{BuiltOf, Serving, Stock, WORKSPACE_BYTES},
+            serving::{BuiltOf, Serving, Stock},
         },
     },
     flow::Task,
+    models::catalogue::Memory,
 };
 
 /// One for each engine: live speech needs the others.
 const THREADS: usize = 1;
-/// What a model of voices takes on a thread of the daemon beside its weights, which are held twice while they are read.
-const VOICES_WORKSPACE_BYTES: u64 = 48 << 20;
 /// The family of models that hear several speakers and tell no voice.
 const SEGMENTATION: &str = "pyannote-segmentation";
 
@@ -29,27 +29,28 @@ const SEGMENTATION: &str = "pyannote-segmentation";
 pub(super) fn speakers(stock: &Stock<'_>) -> Result<Serving> {
     let recipe = Recipe::of(speakers_spec(stock, None, THREADS)?);
     if is_test(stock, None) {
-        return serving(stock, "turns", 1 << 20, recipe);
+        return serving(stock, "turns", Appetite::new(1 << 20, &Memory::default()), recipe);
     }
     let dir = installed_dir(&stock.places.models, stock.model(Task::Diarize)?)?;
-    let mut bytes = weight(&dir) + WORKSPACE_BYTES;
+    let mut bytes = weight(&dir);
     match is_segmentation(stock)? {
         true => bytes += weight(&voices_dir(&dir, &stock.places.models)?),
         // Said before anybody speaks.
         false => drop(stock.silero()?),
     }
-    serving(stock, "turns", bytes, recipe)
+    serving(stock, "turns", Appetite::new(bytes, &memory(stock, &dir)?), recipe)
 }
 
 /// The model of voices, on a thread: it answers for one utterance within milliseconds.
 pub(super) fn voiceprints(stock: &Stock<'_>) -> Result<Serving> {
     let recipe = Recipe::small(voices_spec(stock, None, THREADS)?);
     if is_test(stock, None) {
-        return serving(stock, "voices", 1 << 20, recipe);
+        return serving(stock, "voices", Appetite::new(1 << 20, &Memory::default()), recipe);
     }
     let dir = installed_dir(&stock.places.models, stock.model(Task::Diarize)?)?;
     let of_voices = if is_segmentation(stock)? { voices_dir(&dir, &stock.places.models)? } else { dir };
-    serving(stock, "voices", 2 * weight(&of_voices) + VOICES_WORKSPACE_BYTES, recipe)
+    // Weights are held twice while they are read.
+    serving(stock, "voices", Appetite::new(2 * weight(&of_voices), &memory(stock, &of_voices)?), recipe)
 }
 
 /// Of the models in `dir`, else of those that the settings name.
@@ -79,12 +80,12 @@ fn is_test(stock: &Stock<'_>, dir: Option<&Path>) -> bool {
 }
 
 /// What the two engines are told apart by in the ledger, where they stand under the same model.
-fn serving(stock: &Stock<'_>, variant: &str, estimate_bytes: u64, recipe: Recipe) -> Result<Serving> {
+fn serving(stock: &Stock<'_>, variant: &str, appetite: Appetite, recipe: Recipe) -> Result<Serving> {
     Ok(Serving {
         model: stock.model(Task::Diarize)?.to_owned(),
         variant: variant.to_owned(),
         providers: stock.settings.providers_for(Task::Diarize),
-        estimate_bytes,
+        appetite,
         resident: stock.settings.is_resident(Task::Diarize),
         checked: None,
         beside: None,
@@ -96,6 +97,12 @@ fn serving(stock: &Stock<'_>, variant: &str, estimate_bytes: u64, recipe: Recipe
 fn is_segmentation(stock: &Stock<'_>) -> Result<bool> {
     let entry = stock.catalogue()?.get(stock.model(Task::Diarize)?);
     Ok(entry.is_some_and(|entry| entry.family == SEGMENTATION))
+}
+
+/// As the entry of a model says, whose folder has its name.
+fn memory(stock: &Stock<'_>, dir: &Path) -> Result<Memory> {
+    let name = dir.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    Ok(stock.catalogue()?.get(name).map(|entry| entry.memory.clone()).unwrap_or_default())
 }
 
 fn weight(dir: &Path) -> u64 {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     base::{ByteSize, Error, Result},
     flow::Task,
-    models::catalogue::{safe_name, safe_path},
+    models::catalogue::{Memory, safe_name, safe_path},
     runtime::{Signature, TensorSpec},
 };
 
@@ -94,15 +94,6 @@ pub struct Known {
     pub path: String,
     pub size: Option<u64>,
     pub sha256: Option<String>,
-}
-
-/// Estimates, by variant.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Memory {
-    #[serde(default)]
-    pub weights: BTreeMap<String, ByteSize>,
-    pub f16_cache_per_1000_tokens: Option<ByteSize>,
 }
 
 fn main_branch() -> String {
@@ -200,6 +191,7 @@ impl Entry {
         if !self.variants().contains(&self.default_variant()) {
             return wrong(format!("`default_variant` must be one of: {}", self.variants().join(", ")));
         }
+        self.memory.check(&self.variants())?;
         if let Some(check) = &self.check {
             if !check.graphs.keys().eq(self.graphs.keys()) {
                 return wrong("`check.graphs` must have the roles of `graphs`, each with its inputs".to_owned());
@@ -329,6 +321,7 @@ mod tests {
             ("size = 7", "size = 7, sha256 = \"00\""),
             ("family", "famly"),
             ("repository = \"o/m\"", "revision = \"main\""),
+            ("[elsewhere]", "[memory]\nweights = { q8 = \"1 MiB\" }\n[elsewhere]"),
         ] {
             assert!(TEXT.contains(part), "{part}");
             let error = parse(&TEXT.replace(part, instead), "mine.toml").unwrap_err();

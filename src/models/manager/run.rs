@@ -270,8 +270,8 @@ impl<L: Loader> Run<L> {
     }
 
     fn keep_cost(&self, key: &ModelKey) {
-        let Some(model) = self.plan.model(key).filter(|model| model.measured) else { return };
-        if self.costs.set(key, model.bytes) {
+        let Some(seen) = self.plan.seen(key) else { return };
+        if self.costs.set(key, seen) {
             let costs = Arc::clone(&self.costs);
             tokio::task::spawn_blocking(move || {
                 if let Err(error) = costs.write() {
@@ -351,7 +351,8 @@ fn picture(plan: &Plan, budget: &Budget, foreign: u64, at: Duration) -> Ledger {
             State::Unloading => Phase::Unloading,
         },
         reserved: model.bytes,
-        is_measured: model.measured,
+        is_measured: plan.seen(key).is_some(),
+        measured: plan.seen(key).map_or(0, |seen| seen.most.min(model.bytes)),
         leases: model.leases.len(),
         resident: model.resident.is_some(),
         idle_secs: model.is_idle().then(|| at.saturating_sub(model.last_used).as_secs()),
@@ -362,7 +363,7 @@ fn picture(plan: &Plan, budget: &Budget, foreign: u64, at: Duration) -> Ledger {
         foreign,
         limit: plan.limit(),
         reserved: plan.reserved(),
-        measured: models.iter().filter(|model| model.is_measured).map(|model| model.reserved).sum(),
+        measured: models.iter().map(|model| model.measured).sum(),
         models,
         waiting: Waiting {
             live: plan.waiting(Priority::Live),

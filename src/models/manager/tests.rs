@@ -106,7 +106,8 @@ fn key(model: &str) -> ModelKey {
 }
 
 fn need(model: &str, mib: u64, priority: Priority) -> Need {
-    Need { key: key(model), estimate_bytes: mib * MIB, priority, resident: false, yields: priority == Batch }
+    let (estimate_bytes, yields) = (mib * MIB, priority == Batch);
+    Need { key: key(model), estimate_bytes, workspace_bytes: 0, priority, resident: false, yields }
 }
 
 impl Rig {
@@ -441,7 +442,7 @@ async fn the_ledger_is_plain_data_for_everybody() {
         "foreign": 5 * MIB, "limit": 6 * MIB, "reserved": 4 * MIB, "measured": 0,
         "models": [{
             "model": "a", "variant": "q4", "provider": "cpu", "state": "ready", "reserved": 4 * MIB,
-            "is_measured": false, "leases": 1, "resident": false, "idle_secs": null,
+            "is_measured": false, "measured": 0, "leases": 1, "resident": false, "idle_secs": null,
         }],
         "waiting": { "live": 0, "interactive": 0, "batch": 0 },
     });

@@ -9,6 +9,8 @@ use crate::flow::Priority;
 const RULES: Rules =
     Rules { idle: Duration::from_secs(50), wait: Duration::from_secs(200), patience: Duration::from_secs(60) };
 const MODELS: u64 = 7;
+/// Of the estimate; what a load is measured at is without it.
+const WORKSPACE: u64 = 2;
 
 #[derive(Debug, Clone)]
 enum Doing {
@@ -60,10 +62,12 @@ fn doing(limits: std::ops::Range<u64>) -> impl Strategy<Value = Doing> {
     ]
 }
 
-/// Estimates 1 to 7, so that a limit of 10 holds a few.
+/// Estimates 1 to 7 with what they work in, so that a limit of 10 holds a few.
 fn need(model: u64, priority: Priority, resident: bool, yields: bool) -> Need {
     let key = ModelKey { model: model.to_string(), variant: "only".to_owned(), provider: "cpu".to_owned() };
-    Need { key, estimate_bytes: model + 1, priority, resident, yields: yields && priority == Priority::Batch }
+    let workspace_bytes = WORKSPACE.min(model);
+    let estimate_bytes = model + 1 - workspace_bytes;
+    Need { key, estimate_bytes, workspace_bytes, priority, resident, yields: yields && priority == Priority::Batch }
 }
 
 /// What the world knows by the plan's actions alone.
@@ -201,7 +205,8 @@ impl World {
         };
         taken.bytes = measured.unwrap_or(taken.bytes);
         taken.now = Now::Ready;
-        self.step(Event::Loaded(key, measured));
+        let works_in = self.plan.models[&key].need.workspace_bytes;
+        self.step(Event::Loaded(key, measured.map(|bytes| bytes.saturating_sub(works_in))));
     }
 
     fn unload_ends(&mut self, key: ModelKey) {

@@ -171,8 +171,7 @@ impl Plan {
         // 5. It fits.
         let bytes = i128::from(numbers.wanted);
         if !is_leaving && bytes <= room.free {
-            let is_known = self.known.contains_key(key);
-            self.models.insert(key.clone(), Model::new(at, waiter.need.clone(), numbers.wanted, is_known));
+            self.models.insert(key.clone(), Model::new(at, waiter.need.clone(), numbers.wanted));
             self.actions.push(Action::Load(waiter.need.clone()));
             room.free -= bytes;
             return false;

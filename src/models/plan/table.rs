@@ -19,8 +19,6 @@ pub(in crate::models) struct Model {
     pub(in crate::models) need: Need,
     /// Reserved.
     pub(in crate::models) bytes: u64,
-    /// `bytes` was seen, not expected.
-    pub(in crate::models) measured: bool,
     pub(in crate::models) state: State,
     pub(in crate::models) leases: BTreeMap<Ticket, Held>,
     pub(in crate::models) last_used: Duration,
@@ -55,10 +53,9 @@ pub(in crate::models) struct Held {
 }
 
 impl Model {
-    pub(super) fn new(at: Duration, need: Need, bytes: u64, measured: bool) -> Model {
+    pub(super) fn new(at: Duration, need: Need, bytes: u64) -> Model {
         Model {
             bytes,
-            measured,
             state: State::Loading { again: false },
             leases: BTreeMap::new(),
             last_used: at,

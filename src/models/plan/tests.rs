@@ -22,7 +22,7 @@ fn key(model: &str) -> ModelKey {
 }
 
 fn need(model: &str, bytes: u64, priority: Priority) -> Need {
-    Need { key: key(model), estimate_bytes: bytes, priority, resident: false, yields: false }
+    Need { key: key(model), estimate_bytes: bytes, workspace_bytes: 0, priority, resident: false, yields: false }
 }
 
 fn resident(model: &str, bytes: u64, priority: Priority) -> Need {
@@ -103,6 +103,24 @@ fn a_load_is_shared_by_all_who_wait_for_it() {
     assert_eq!(desk.plan.reserved(), 3, "measured");
     let (third, actions) = desk.ask(&need);
     assert_eq!(actions, [grant(third, "a")]);
+}
+
+#[test]
+fn what_a_model_works_in_stays_reserved_when_its_load_was_measured() {
+    let mut desk = desk(20);
+    let need = Need { workspace_bytes: 5, ..need("a", 4, Live) };
+    let (ticket, actions) = desk.ask(&need);
+    assert_eq!((actions, desk.plan.reserved()), (vec![load(&need)], 9));
+    assert_eq!(desk.loaded("a", Some(3)), [grant(ticket, "a")]);
+    assert_eq!(desk.plan.reserved(), 8, "3 were seen, 5 it may still take");
+    for (seen, reserved) in [(7, 8), (11, 11), (4, 11)] {
+        desk.step(Event::Measured(key("a"), seen));
+        assert_eq!(desk.plan.reserved(), reserved, "{seen}");
+    }
+    let known = BTreeMap::from([(key("a"), Seen { loaded: Some(3), most: 6 })]);
+    let plan = Plan::new(RULES, 20, known);
+    assert_eq!(plan.cost(&need), 8, "in the next life too");
+    assert_eq!(plan.cost(&Need { workspace_bytes: 2, ..need }), 6, "more was seen than is expected");
 }
 
 #[test]
@@ -528,6 +546,6 @@ fn what_was_measured_counts_from_then_on() {
     assert_eq!(desk.plan.reserved(), 4);
     desk.loaded("a", Some(1));
     assert_eq!(desk.plan.reserved(), 4);
-    let known = Plan::new(RULES, 10, BTreeMap::from([(key("a"), 7)]));
+    let known = Plan::new(RULES, 10, BTreeMap::from([(key("a"), Seen { loaded: None, most: 7 })]));
     assert_eq!(known.cost(&need("a", 2, Live)), 7);
 }

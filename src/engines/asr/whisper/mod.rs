@@ -8,6 +8,7 @@
 //! Knows one window of 30 s at a time; what makes one text of a long recording stands above. Never knows a model by
 //! heart: sizes and ids come from its files (`files`, `tokens`, `graphs`).
 
+mod appetite;
 mod beam;
 mod decode;
 mod decoder;
@@ -46,6 +47,7 @@ use rules::Rules;
 use search::{Progress, Search};
 use tokens::Tokens;
 
+pub use appetite::memory;
 pub use graphs::{GraphFile, PlanPlace, WhisperSpec};
 pub use mel::Loudest;
 

@@ -1,0 +1,78 @@
+//! What a model is expected to take before it was measured, and how much it may do at the same time: as many units of
+//! work as fit into a share of the memory that models have. Its lease is for all of them, so that whoever holds one never
+//! takes more than was reserved. Pure.
+
+use crate::{
+    base::ByteSize,
+    models::catalogue::{Memory, Workspace},
+    settings::Provider,
+};
+
+/// ONNX Runtime and what a run of a model needs beside its weights, where nothing else is said.
+const WORKSPACE: Workspace = Workspace { fixed: ByteSize::mib(150), each: ByteSize(0) };
+/// The part of all models' memory that units of work beyond the first may take. The others are there to be loaded too.
+const SHARE: u64 = 4;
+
+#[derive(Debug, Clone, Default)]
+pub(super) struct Appetite {
+    pub(super) weights_bytes: u64,
+    pub(super) memory: Memory,
+    /// Units of work that the engine does at the same time, if memory allows. At least one is done.
+    pub(super) units: usize,
+}
+
+/// What is reserved for it in one memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Portion {
+    pub(super) units: usize,
+    pub(super) workspace_bytes: u64,
+}
+
+impl Appetite {
+    pub(super) fn new(weights_bytes: u64, memory: &Memory) -> Appetite {
+        Appetite { weights_bytes, memory: memory.clone(), units: 1 }
+    }
+
+    /// On a provider, where all models together may take `limit_bytes`.
+    pub(super) fn portion(&self, provider: Provider, limit_bytes: u64) -> Portion {
+        let Workspace { fixed, each } = self.memory.workspace(provider).unwrap_or(WORKSPACE);
+        let (fixed, each) = (fixed.get(), each.get());
+        let most = u64::try_from(self.units).unwrap_or(u64::MAX).max(1);
+        let free = limit_bytes.saturating_sub(self.weights_bytes).saturating_sub(fixed);
+        let units = match each {
+            0 => most,
+            each => (free.min(limit_bytes / SHARE) / each).clamp(1, most),
+        };
+        let workspace_bytes = fixed.saturating_add(units.saturating_mul(each));
+        Portion { units: usize::try_from(units).unwrap_or(1), workspace_bytes }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn appetite() -> Appetite {
+        let text = "unit = \"window\"\ncpu = { fixed = \"100 MiB\", each = \"60 MiB\" }";
+        let memory = toml::from_str(text).unwrap();
+        Appetite { units: 8, ..Appetite::new(300 * MIB, &memory) }
+    }
+
+    #[test]
+    fn as_many_units_as_a_share_of_the_memory_holds_and_never_none() {
+        for (limit, units) in [(20_000, 8), (1_920, 8), (1_919, 7), (960, 4), (500, 1), (470, 1), (100, 1), (0, 1)] {
+            let portion = appetite().portion(Provider::Cpu, limit * MIB);
+            assert_eq!((portion.units, portion.workspace_bytes), (units, (100 + 60 * units as u64) * MIB), "{limit} MiB");
+        }
+    }
+
+    #[test]
+    fn where_nothing_is_said_of_a_device_a_fixed_workspace_counts() {
+        let portion = appetite().portion(Provider::Cuda, 8000 * MIB);
+        assert_eq!(portion, Portion { units: 8, workspace_bytes: 150 * MIB });
+        let none = Appetite::default().portion(Provider::Cpu, 0);
+        assert_eq!(none, Portion { units: 1, workspace_bytes: 150 * MIB });
+    }
+}
