@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::{
     base::{Error, Result},
     device::Gpu,
-    models::{digest::Digest, installed::Lock},
+    models::{catalogue::is_side_file, digest::Digest, installed::Lock},
     runtime::{Runtime, provider::TensorRtOptions},
 };
 
@@ -63,22 +63,35 @@ impl EngineKey {
     }
 }
 
-/// Of all graphs; taken from the model's lock, where it has one, because graphs may be large.
+/// Of all graphs and the weights beside them; taken from the model's lock, where it has one, because they may be large.
 fn digest(folder: &Path, graphs: &BTreeMap<String, String>) -> Result<String> {
     let lock = Lock::read(folder)?.unwrap_or_default();
     let mut all = Digest::default();
-    for (role, file) in graphs {
-        let of_file = match lock.files.get(file) {
-            Some(locked) => locked.sha256.clone(),
-            None => {
-                let path = folder.join(file);
-                let unreadable = || Error::unavailable(format!("{} cannot be read", path.display()));
-                Digest::of_file(&path).map_err(|error| unreadable().cause(error))?.sha256()
-            }
-        };
-        all.add(format!("{role}:{file}:{of_file}\n").as_bytes());
+    for (role, graph) in graphs {
+        for file in std::iter::once(graph.clone()).chain(side_files(folder, graph)) {
+            let of_file = match lock.files.get(&file) {
+                Some(locked) => locked.sha256.clone(),
+                None => {
+                    let path = folder.join(&file);
+                    let unreadable = || Error::unavailable(format!("{} cannot be read", path.display()));
+                    Digest::of_file(&path).map_err(|error| unreadable().cause(error))?.sha256()
+                }
+            };
+            all.add(format!("{role}:{file}:{of_file}\n").as_bytes());
+        }
     }
     Ok(all.sha256())
+}
+
+/// In an order that is always the same.
+fn side_files(folder: &Path, graph: &str) -> Vec<String> {
+    let (within, _) = graph.rsplit_once('/').unwrap_or_default();
+    let listed = std::fs::read_dir(folder.join(within)).into_iter().flatten().flatten();
+    let names = listed.filter_map(|file| file.file_name().into_string().ok());
+    let paths = names.map(|name| if within.is_empty() { name } else { format!("{within}/{name}") });
+    let mut files: Vec<String> = paths.filter(|path| is_side_file(graph, path)).collect();
+    files.sort();
+    files
 }
 
 #[cfg(test)]
@@ -96,5 +109,10 @@ mod tests {
         };
         assert_eq!(of("a"), of("a"));
         assert_ne!(of("a"), of("b"));
+        let alone = of("a");
+        for weights in ["1", "2"] {
+            std::fs::write(dir.path().join("m.onnx_data"), weights).unwrap();
+            assert_ne!(of("a"), alone, "weights beside a graph are the model's too");
+        }
     }
 }

@@ -5,7 +5,10 @@ use std::{fs, sync::mpsc, time::Duration};
 use super::*;
 use crate::{
     models::catalogue::Catalogue,
-    runtime::provider::{ConvSearch, CudaOptions, TensorRtOptions},
+    runtime::{
+        candidates, find,
+        provider::{ConvSearch, CudaOptions, TensorRtOptions},
+    },
     settings::Provider::{Cpu, Cuda, TensorRt},
 };
 
@@ -225,6 +228,74 @@ fn the_real_builder_names_what_this_library_lacks() {
     let (dir, engines) = engines();
     failed(build(&engines, &key(), Box::new(builder)), "no provider `tensorrt`");
     assert!(dir.path().join("engines/m/fp16/check.json").is_file(), "the reference has been recorded before");
+}
+
+/// What a provider would make of a graph, played by the processor with another file or other options.
+struct Pair {
+    reference: OnnxBuilder,
+    candidate: OnnxBuilder,
+}
+
+impl Builder for Pair {
+    fn record(&mut self, cancel: &Cancel) -> Result<GraphAnswers> {
+        self.reference.record(cancel)
+    }
+
+    fn build(&mut self, folder: &Path, _: &mut dyn FnMut(f32), _: &Cancel) -> Result<()> {
+        write_engine(folder)
+    }
+
+    fn answer(&mut self, _: &Path, cancel: &Cancel) -> Result<GraphAnswers> {
+        self.candidate.record(cancel)
+    }
+}
+
+#[test]
+fn whispers_encoder_serves_where_it_answers_as_recorded_and_is_quarantined_where_it_does_not() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let Ok(library) = find("", &candidates(&root.join("target/debug/vigia"), root)) else {
+        println!("SKIPPED: ONNX Runtime was not found");
+        return;
+    };
+    let model = root.join("tests/data/whisper-tiny");
+    let check = Check {
+        graphs: Catalogue::load(None).unwrap().require("whisper-large-v3").unwrap().check.clone().unwrap().graphs,
+        ..check()
+    };
+    let builder = |graph: &Path, threads| OnnxBuilder {
+        library: library.clone(),
+        graphs: [("encoder".to_owned(), graph.to_owned())].into(),
+        check: check.clone(),
+        tensorrt: key().options,
+        reference: crate::runtime::ProviderOptions::Cpu,
+        threads,
+    };
+    let graph = model.join("onnx/encoder_model.onnx");
+    // The same in another file, and one whose positions are other numbers.
+    let dir = tempfile::tempdir().unwrap();
+    let (same, other) = (dir.path().join("same.onnx"), dir.path().join("other.onnx"));
+    let mut bytes = fs::read(&graph).unwrap();
+    fs::write(&same, &bytes).unwrap();
+    bytes[30_000..60_000].iter_mut().for_each(|byte| *byte ^= 0x80);
+    fs::write(&other, &bytes).unwrap();
+
+    let (home, engines) = engines();
+    let pair = |candidate: &Path| Box::new(Pair { reference: builder(&graph, 1), candidate: builder(candidate, 2) });
+    let started = |engines: &Engines, key: &EngineKey, candidate: &Path| {
+        let (sender, ended) = mpsc::channel();
+        let told = move |state: &EngineState| sender.send(state.clone()).unwrap();
+        assert!(engines.start(key.clone(), check.clone(), pair(candidate), told).unwrap());
+        ended.recv_timeout(LIMIT).unwrap()
+    };
+    assert_eq!(started(&engines, &key(), &same), EngineState::Ready);
+    assert_eq!(engines.choose(Ok(&key()), &[TensorRt, Cpu], true).unwrap().provider, TensorRt);
+
+    let newer = EngineKey { tensorrt: "10.9.0".to_owned(), ..key() };
+    let EngineState::Quarantined { reason } = started(&engines, &newer, &other) else { panic!("it was let through") };
+    assert!(reason.starts_with("encoder: last_hidden_state is "), "{reason}");
+    let choice = anew(&home).choose(Ok(&newer), &[TensorRt, Cpu], true).unwrap();
+    assert!(choice.provider == Cpu && choice.told.unwrap().contains("quarantined: encoder"));
+    assert!(engines.statuses().iter().any(|it| matches!(it.state, EngineState::Quarantined { .. })));
 }
 
 #[test]

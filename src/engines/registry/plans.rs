@@ -1,12 +1,13 @@
-//! Variants of a model that hold serialized plans of TensorRT: these run on TensorRT as they are, with nothing to be built
-//! or checked, and the graphs beside them on the next provider that the settings permit. Never elsewhere in silence.
+//! Models of which only a part runs on TensorRT: serialized plans, which run as they are, with nothing to be built or
+//! checked, or the graphs that a check names. The others run on the next provider that the settings permit. Never
+//! elsewhere in silence.
 
 use crate::{
     base::{Error, Kind, Result},
     settings::{Provider, Settings},
 };
 
-/// Where the graphs beside the plans run. `is_whole`: there are none. `wanted`: what the task permits, best first.
+/// Where the graphs beside those run. `is_whole`: there are none. `wanted`: what the task permits, best first.
 pub(super) fn beside(
     (model, variant): (&str, &str),
     is_whole: bool,
@@ -26,7 +27,7 @@ pub(super) fn beside(
     let others = wanted.iter().chain(&settings.providers.order).copied();
     let mut others = others.filter(|provider| matches!(provider, Provider::Cuda | Provider::Cpu));
     others.next().ok_or_else(|| {
-        let message = format!("not every graph of the variant {variant} of {model} is a plan of TensorRT");
+        let message = format!("not every graph of the variant {variant} of {model} runs on TensorRT");
         Error::new(Kind::Unsupported, message).hint("add \"cuda\" or \"cpu\" to providers.order: the others run there")
     })
 }

@@ -14,7 +14,13 @@ use crate::{
     engines::{
         AsrSpec,
         asr::whisper::{self, GraphFile, PlanPlace, WhisperSpec},
-        registry::{Places, appetite::Appetite, loader::Recipe, plans, tensorrt::Checked},
+        registry::{
+            Places,
+            appetite::Appetite,
+            loader::Recipe,
+            plans,
+            tensorrt::{Built, Checked},
+        },
         vad,
     },
     flow::Task,
@@ -50,19 +56,43 @@ pub(super) enum BuiltOf {
 }
 
 impl Serving {
-    /// `units`: how many units of work there is memory for at the same time.
-    pub(super) fn recipe(&self, provider: Provider, units: usize, settings: &Settings) -> Recipe {
+    /// `units`: how many units of work there is memory for at the same time. `engine`: what TensorRT has built of it.
+    pub(super) fn recipe(
+        &self,
+        provider: Provider,
+        units: usize,
+        engine: Option<&Built>,
+        settings: &Settings,
+    ) -> Recipe {
         match &self.built_of {
             BuiltOf::Recipe(recipe) => recipe.clone(),
             BuiltOf::Whisper(spec) => {
-                let engines = settings.engines_dir().join(&self.model).join(&self.variant);
-                let on = |provider| ProviderOptions::new(provider, &settings.providers, Some(&engines));
-                let plans = PlanPlace { provider: on(provider), folder: engines.join("plans") };
-                let provider = on(self.beside.unwrap_or(provider));
-                let spec = WhisperSpec { provider, plans, batch: units, ..WhisperSpec::clone(spec) };
+                let engine = engine.filter(|_| provider == Provider::TensorRt);
+                let spec = WhisperSpec { batch: units, ..self.whisper(spec, provider, engine, settings) };
                 Recipe::of(AsrSpec::Whisper(Box::new(spec)))
             }
         }
+    }
+
+    fn whisper(
+        &self,
+        spec: &WhisperSpec,
+        provider: Provider,
+        engine: Option<&Built>,
+        settings: &Settings,
+    ) -> WhisperSpec {
+        let folder = settings.engines_dir().join(&self.model).join(&self.variant);
+        let on = |provider, folder: &Path| ProviderOptions::new(provider, &settings.providers, Some(folder));
+        let mut spec = spec.clone();
+        spec.plans = PlanPlace { provider: on(provider, &folder), folder: folder.join("plans") };
+        spec.provider = on(self.beside.unwrap_or(provider), &folder);
+        if let Some(Built { folder, roles, beside }) = engine {
+            spec.provider = on(*beside, folder);
+            for (role, file) in [("encoder", &mut spec.encoder), ("decoder", &mut spec.decoder)] {
+                file.provider = roles.contains(role).then(|| on(provider, folder));
+            }
+        }
+        spec
     }
 }
 
@@ -178,7 +208,7 @@ fn listed(entry: &Entry, variant: Option<&str>, places: &[PathBuf]) -> Result<Fo
         let suffix = rest.and_then(|rest| if plan.is_some() { Some(rest) } else { rest.strip_suffix(".onnx") });
         let suffix = suffix.map(str::to_owned);
         let folder = file.parent().unwrap_or(Path::new("")).to_string_lossy().into_owned();
-        suffix.map(|suffix| GraphFile { folder, suffix, plan }).ok_or_else(|| {
+        suffix.map(|suffix| GraphFile { folder, suffix, plan, provider: None }).ok_or_else(|| {
             Error::new(Kind::Unsupported, format!("{}: the graph `{role}` ({path}) is none of Whisper's", entry.name))
                 .hint("its files are encoder_model*.onnx and decoder_model_merged*.onnx, or plans: *.engine")
         })
@@ -191,7 +221,8 @@ fn listed(entry: &Entry, variant: Option<&str>, places: &[PathBuf]) -> Result<Fo
         model: entry.name.clone(),
         variant: variant.to_owned(),
         dir: found.dir.clone(),
-        graphs: entry.roles().filter_map(|role| Some((role.to_owned(), entry.graph(variant, role)?))).collect(),
+        graphs: check.graphs.keys().filter_map(|role| Some((role.clone(), entry.graph(variant, role)?))).collect(),
+        is_whole: entry.roles().all(|role| check.graphs.contains_key(role)),
         check,
     });
     let appetite = Appetite::new(bytes, &entry.memory);
@@ -367,6 +398,41 @@ mod tests {
         let error = serving(&split, &on_tensorrt).err().unwrap();
         assert!(error.full().contains("none of Whisper's"), "{}", error.full());
         assert!(bare("mine", Some("_sm87.engine"), &[dir.path().to_owned()]).err().unwrap().full().contains("plans."));
+    }
+
+    #[test]
+    fn what_tensorrt_has_built_runs_on_it_and_the_rest_beside_it() {
+        let dir = model(&["encoder_model_fp16.onnx", "decoder_model_merged_fp16.onnx"], r#"{"model_type":"whisper"}"#);
+        fs::rename(dir.path().join("mine"), dir.path().join("whisper-large-v3-turbo")).unwrap();
+        let files = ["generation_config.json", "preprocessor_config.json", "tokenizer.json"];
+        files.iter().for_each(|file| fs::write(dir.path().join("whisper-large-v3-turbo").join(file), "{}").unwrap());
+        let sets = vec!["tasks.transcribe.provider=tensorrt".to_owned(), "providers.order=[\"cuda\"]".to_owned()];
+        let settings = load(&Sources { sets, ..Sources::default() }).unwrap().settings;
+        let places = Places {
+            models: vec![dir.path().to_owned()],
+            // Any file is a library that nobody opens.
+            library: vec![dir.path().join("whisper-large-v3-turbo/config.json")],
+            own_entries: None,
+            hosting: Hosting::Threads,
+        };
+        let catalogue = Catalogue::load(None).map_err(|error| error.full());
+        let stock = Stock { settings: &settings, catalogue: &catalogue, places: &places };
+        let serving = stock.transcriber("whisper-large-v3-turbo").unwrap();
+        let checked = serving.checked.as_ref().unwrap();
+        assert!(!checked.is_whole && checked.graphs["encoder"] == "onnx/encoder_model_fp16.onnx");
+        assert_eq!(checked.graphs.len(), 1, "the decoder is not built");
+        assert_eq!(serving.appetite.units, 8);
+
+        let BuiltOf::Whisper(spec) = &serving.built_of else { panic!("another family") };
+        let roles = checked.graphs.keys().cloned().collect();
+        let built = Built { folder: dir.path().join("engine"), roles, beside: Provider::Cuda };
+        let built = serving.whisper(spec, Provider::TensorRt, Some(&built), &settings);
+        let Some(ProviderOptions::TensorRt(options)) = &built.encoder.provider else { panic!("not on TensorRT") };
+        assert_eq!(options.engines, Some(dir.path().join("engine")), "what was checked is what is loaded");
+        assert_eq!((built.decoder.provider.as_ref(), built.provider.provider()), (None, Provider::Cuda));
+
+        let meanwhile = serving.whisper(spec, Provider::Cuda, None, &settings);
+        assert_eq!((meanwhile.encoder.provider, meanwhile.provider.provider()), (None, Provider::Cuda));
     }
 
     #[test]

@@ -1,14 +1,17 @@
 //! Where a model runs that TensorRT is to run: there once its engine has been built and checked, on the next provider
 //! until then. Building is batch work of its own, in a process of its own, within the budget.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+};
 
 use crate::{
     base::{Error, Result},
     engines::{
         Hired, Registry,
         prepare::{EngineKey, HostedBuilder, OnnxBuilder, Workbench},
-        registry::{loader::Recipe, serving::Serving},
+        registry::{loader::Recipe, plans, serving::Serving},
     },
     flow::Priority,
     models::{ModelKey, Need, catalogue::Check},
@@ -25,14 +28,28 @@ pub(super) struct Checked {
     pub(super) model: String,
     pub(super) variant: String,
     pub(super) dir: PathBuf,
-    /// By role, within the folder.
+    /// Those that the check names, by role, within the folder.
     pub(super) graphs: BTreeMap<String, String>,
+    /// The model has no others.
+    pub(super) is_whole: bool,
     pub(super) check: Check,
+}
+
+/// What TensorRT has built of a model, and was held against its check.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Built {
+    pub(super) folder: PathBuf,
+    /// Of the graphs that run on it.
+    pub(super) roles: BTreeSet<String>,
+    /// Where the others run.
+    pub(super) beside: Provider,
 }
 
 /// Where a model may run now, best first.
 pub(super) struct Order {
     pub(super) providers: Vec<Provider>,
+    /// If TensorRT is among them and serves what it has built.
+    pub(super) built: Option<Built>,
     /// Why it is not as the settings want it.
     pub(super) told: Option<String>,
 }
@@ -42,8 +59,16 @@ impl Registry {
         let (order, checked) = (&serving.providers, serving.checked.as_ref());
         // What a plan is needs no engine.
         if order.first() != Some(&Provider::TensorRt) || serving.beside.is_some() {
-            return Ok(Order { providers: order.clone(), told: None });
+            return Ok(Order { providers: order.clone(), built: None, told: None });
         }
+        // Before minutes are spent on an engine that would have nothing beside it.
+        let beside = match checked {
+            Some(checked) => {
+                let of = (checked.model.as_str(), checked.variant.as_str());
+                plans::beside(of, checked.is_whole, order, &self.0.settings)?
+            }
+            None => Provider::TensorRt,
+        };
         let key = match checked {
             Some(checked) => self.engine_key(checked),
             None => Err(Error::unavailable("no check")),
@@ -53,7 +78,11 @@ impl Registry {
             self.build_engine(checked, key, choice.provider)?;
         }
         let from = order.iter().position(|provider| *provider == choice.provider).unwrap_or(0);
-        Ok(Order { providers: order[from..].to_vec(), told: choice.told })
+        let built = checked.zip(choice.engines).map(|(checked, folder)| {
+            let roles = checked.graphs.keys().cloned().collect();
+            Built { folder, roles, beside }
+        });
+        Ok(Order { providers: order[from..].to_vec(), built, told: choice.told })
     }
 
     fn engine_key(&self, checked: &Checked) -> Result<EngineKey> {

@@ -67,7 +67,8 @@ pub struct Entry {
     pub plans: BTreeMap<String, Signature>,
 }
 
-/// Made-up inputs for every graph by role, with the shapes that the engine will serve.
+/// Made-up inputs for graphs by role, with the shapes that the engine will serve. Graphs that are left out never run on
+/// TensorRT.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Check {
@@ -193,8 +194,8 @@ impl Entry {
         }
         self.memory.check(&self.variants())?;
         if let Some(check) = &self.check {
-            if !check.graphs.keys().eq(self.graphs.keys()) {
-                return wrong("`check.graphs` must have the roles of `graphs`, each with its inputs".to_owned());
+            if check.graphs.is_empty() || !check.graphs.keys().all(|role| self.graphs.contains_key(role)) {
+                return wrong("`check.graphs` must have roles of `graphs`, each with its inputs".to_owned());
             }
             let specs = || check.graphs.values().flat_map(BTreeMap::iter);
             if let Some((input, spec)) = specs().find(|(_, spec)| spec.fixed_shape().is_none()) {
@@ -297,7 +298,7 @@ mod tests {
         assert_eq!(entry.check.unwrap().graphs["decoder"].len(), 1);
         for (part, instead, word) in [
             ("plans.encoder", "plans.other", "plans.encoder"),
-            ("graphs.decoder = { ids = \"i64 1x4 = 1\" }", "", "roles"),
+            ("graphs.decoder", "graphs.vocoder", "roles"),
             ("ids = \"i64 1x4 = 1\"", "ids = \"i64 1x? = 1\"", "open axis"),
             ("ids = \"i64 1x4 = 1\"", "ids = \"u8 1\"", "no tensor"),
             ("tolerance = 0.02", "tolerance = 2.0", "tolerance"),

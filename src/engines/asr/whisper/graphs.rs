@@ -38,7 +38,7 @@ pub struct WhisperSpec {
     pub library: PathBuf,
     pub encoder: GraphFile,
     pub decoder: GraphFile,
-    /// Of the graphs that are no plans.
+    /// Of the graphs that are no plans and have none of their own.
     pub provider: ProviderOptions,
     pub plans: PlanPlace,
     pub threads: usize,
@@ -54,11 +54,13 @@ pub struct GraphFile {
     pub suffix: String,
     /// What goes into a plan and comes out of it; its suffix is the whole ending of its file. None: it is ONNX.
     pub plan: Option<Signature>,
+    /// Where it runs, if that is not where the others do.
+    pub provider: Option<ProviderOptions>,
 }
 
 impl Default for GraphFile {
     fn default() -> GraphFile {
-        GraphFile { folder: "onnx".to_owned(), suffix: String::new(), plan: None }
+        GraphFile { folder: "onnx".to_owned(), suffix: String::new(), plan: None, provider: None }
     }
 }
 
@@ -96,6 +98,10 @@ impl WhisperSpec {
         self.dir.join(file.path(name))
     }
 
+    fn provider_of<'a>(&'a self, file: &'a GraphFile) -> &'a ProviderOptions {
+        file.provider.as_ref().unwrap_or(&self.provider)
+    }
+
     fn options(&self, provider: &ProviderOptions, same_shapes: bool) -> GraphOptions {
         GraphOptions {
             threads: self.threads,
@@ -113,18 +119,19 @@ impl WhisperSpec {
                 let options = self.options(&self.plans.provider, same_shapes);
                 open_plan(runtime, &path, signature, &options, &self.plans.folder)
             }
-            None => Graph::open(runtime, &path, &self.options(&self.provider, same_shapes)),
+            None => Graph::open(runtime, &path, &self.options(self.provider_of(file), same_shapes)),
         }
     }
 
-    fn open_changed(&self, runtime: &Runtime, model: &Model, same_shapes: bool) -> Result<Graph> {
-        Graph::open_changed(runtime, model, &self.options(&self.provider, same_shapes))
+    fn open_changed(&self, runtime: &Runtime, file: &GraphFile, model: &Model, same_shapes: bool) -> Result<Graph> {
+        Graph::open_changed(runtime, model, &self.options(self.provider_of(file), same_shapes))
     }
 
     /// The graph as data, where it can be changed. TensorRT keeps engines by the file that they are made of.
     fn read(&self, file: &GraphFile, name: &str) -> Option<Model> {
         let path = self.path(file, name);
-        let changes = matches!(self.provider, ProviderOptions::Cpu | ProviderOptions::Cuda(_)) && file.plan.is_none();
+        let provider = self.provider_of(file);
+        let changes = matches!(provider, ProviderOptions::Cpu | ProviderOptions::Cuda(_)) && file.plan.is_none();
         if !changes || !path.is_file() {
             return None;
         }
@@ -144,7 +151,7 @@ impl Encoder {
     pub(super) fn open(spec: &WhisperSpec, runtime: &Runtime, files: &ModelFiles) -> Result<Encoder> {
         let name = "encoder_model";
         let graph = match spec.read(&spec.encoder, name) {
-            Some(model) => spec.open_changed(runtime, &for_processor(model, spec, files)?, true)?,
+            Some(model) => spec.open_changed(runtime, &spec.encoder, &for_processor(model, spec, files)?, true)?,
             None => spec.open(runtime, &spec.encoder, name, true)?,
         };
         let inputs = graph.input_ports()?;
@@ -176,7 +183,7 @@ impl Encoder {
 
 /// An encoder, as this processor runs it best.
 fn for_processor(model: Model, spec: &WhisperSpec, files: &ModelFiles) -> Result<Model> {
-    if spec.provider != ProviderOptions::Cpu || model.has_halves() {
+    if *spec.provider_of(&spec.encoder) != ProviderOptions::Cpu || model.has_halves() {
         return Ok(model);
     }
     let model = match files.encoder_heads {
@@ -268,7 +275,9 @@ impl DecoderGraphs {
         let speech = model.branch(SWITCH, false, of_speech).map(|speech| speech.ask_for_batch(HIDDEN));
         let speech = speech.filter(|speech| reads_prompts && speech.inputs().eq([HIDDEN]));
         let first = if speech.is_some() { None } else { model.branch(SWITCH, false, |_| true) };
-        let open = |model: &Model| DecoderGraph::open(spec.open_changed(runtime, model, false)?, &spec.dir, files);
+        let open = |model: &Model| {
+            DecoderGraph::open(spec.open_changed(runtime, &spec.decoder, model, false)?, &spec.dir, files)
+        };
         let later = open(&later)?;
         if later.names.own_past.is_empty() || later.names.cross_past.is_empty() {
             return Err(wrong(&spec.dir, "its merged decoder takes no keys and values"));
@@ -276,7 +285,7 @@ impl DecoderGraphs {
         Ok(match (first, speech) {
             (Some(first), _) => Some(DecoderGraphs { speech: None, first: open(&first)?, later: Some(later) }),
             (None, Some(speech)) => {
-                let graph = spec.open_changed(runtime, &speech, true)?;
+                let graph = spec.open_changed(runtime, &spec.decoder, &speech, true)?;
                 let speech = SpeechGraph::open(graph, &later.names, &spec.dir)?;
                 Some(DecoderGraphs { speech: Some(speech), first: later, later: None })
             }
