@@ -206,6 +206,19 @@ mod tests {
         let error = Catalogue::load(Some(dir.path())).unwrap_err();
         assert!(error.full().contains("bad.toml"), "{}", error.full());
         assert!(Catalogue::load(Some(&dir.path().join("nowhere"))).is_ok());
+        fs::remove_file(dir.path().join("bad.toml")).unwrap();
+        let alone = text.replace("NAME", "lonely").replace("[licence]", "with = [\"companion\"]\n[licence]");
+        for (content, word) in [
+            (alone.into_bytes(), "lonely comes with companion, which is not known"),
+            (vec![b'#'; MAX_ENTRY_BYTES as usize + 1], "too large"),
+            (b"name = \"\xff\"".to_vec(), "cannot be read"),
+        ] {
+            fs::write(dir.path().join("bad.toml"), content).unwrap();
+            let error = Catalogue::load(Some(dir.path())).unwrap_err();
+            assert!(error.full().contains(word), "{word}: {}", error.full());
+        }
+        let error = Catalogue::load(Some(&dir.path().join("bad.toml"))).unwrap_err();
+        assert!(error.full().contains("bad.toml cannot be read"), "a file where a folder should be: {}", error.full());
     }
 
     #[test]

@@ -32,6 +32,8 @@ pub(crate) enum Fault {
     Redirect(String),
     /// The right number of bytes, the last of them another.
     Flip,
+    /// All is well, and this is what there is.
+    Says(&'static str),
     /// Nothing at all for this long.
     Silence(Duration),
 }
@@ -157,6 +159,7 @@ impl Inner {
         let fault = lock(&self.faults).iter_mut().find_map(next);
         match &fault {
             Some(Fault::Status(status, more)) => return respond(stream, *status, more, b"no", 2),
+            Some(Fault::Says(text)) => return respond(stream, 200, &[], text.as_bytes(), text.len()),
             Some(Fault::Redirect(to)) => return respond(stream, 302, &[&format!("Location: {to}")], b"", 0),
             Some(Fault::Silence(time)) => std::thread::sleep(*time),
             _ => (),

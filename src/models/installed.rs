@@ -369,5 +369,10 @@ mod tests {
         assert_eq!(Claim::of(&place.path().join("models")).unwrap_err().kind(), Kind::Busy);
         drop(claim);
         Claim::of(&place.path().join("models")).unwrap();
+        put(place.path(), "file", "in the way");
+        let error = Claim::of(&place.path().join("file")).unwrap_err();
+        assert!(error.full().contains("models.dir"), "{}", error.full());
+        let error = Lock::default().write(&place.path().join("absent")).unwrap_err();
+        assert!(error.message().contains("cannot be written"), "{}", error.full());
     }
 }

@@ -59,8 +59,18 @@ mod tests {
         check(dir.path(), bound, true).unwrap();
         check(dir.path(), bound, false).unwrap();
 
+        fs::write(dir.path().join("folder"), "in the way").unwrap();
+        let nowhere = check(&dir.path().join("folder"), bound, true).unwrap_err();
+        assert!(nowhere.full().contains("cannot be"), "{}", nowhere.full());
+
         let mut changed = bound.clone();
         changed.licence.name = "another".to_owned();
         assert!(check(dir.path(), &changed, false).is_err());
+
+        fs::write(dir.path().join(FILE), "{").unwrap();
+        for accepted in [false, true] {
+            let error = check(dir.path(), bound, accepted).unwrap_err();
+            assert!(error.full().contains("remove it, and accept again"), "{}", error.full());
+        }
     }
 }

@@ -41,6 +41,11 @@ fn check_library(name: &str) -> Result<(u32, u32)> {
         };
         (initialised, number(&count), number(&version))
     };
+    told(initialised, devices, version)
+}
+
+/// What the driver's numbers mean to a person.
+fn told(initialised: c_int, devices: Option<c_int>, version: Option<c_int>) -> Result<(u32, u32)> {
     match (initialised, devices) {
         (SUCCESS, Some(1..)) => {
             let version = version.unwrap_or_default().unsigned_abs();
@@ -61,12 +66,29 @@ fn check_library(name: &str) -> Result<(u32, u32)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::Kind;
 
     #[test]
     fn a_machine_without_a_driver_is_told_so() {
         let error = check_library("libcuda-that-is-not-there.so.1").unwrap_err();
         assert!(error.message().contains("no NVIDIA driver is installed"), "{}", error.full());
         assert!(error.hint_text().unwrap().contains("nvidia-smi"));
+    }
+
+    #[test]
+    fn every_answer_of_the_driver_says_what_to_do() {
+        assert_eq!(told(SUCCESS, Some(2), Some(12_040)).unwrap(), (12, 4));
+        for (code, devices, words) in [
+            (SUCCESS, Some(0), "--gpus all"),
+            (SUCCESS, None, "finds no GPU"),
+            (NO_DEVICE, None, "finds no GPU"),
+            (DEVICE_UNAVAILABLE, None, "--compute-mode=0"),
+            (SYSTEM_DRIVER_MISMATCH, None, "restart the machine"),
+            (999, None, "CUDA error 999"),
+        ] {
+            let error = told(code, devices, None).unwrap_err();
+            assert!(error.kind() == Kind::Unavailable && error.full().contains(words), "{words}: {}", error.full());
+        }
     }
 
     #[test]

@@ -239,3 +239,37 @@ fn fill<From: Copy, To>(to: &mut [To], from: &[From], cast: impl Fn(From) -> To)
 fn failed(error: ort::Error) -> Error {
     Error::internal("ONNX Runtime refuses a tensor").cause(error)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::runtime::{Runtime, candidates, find};
+
+    #[test]
+    fn tensors_that_do_not_fit_each_other_are_errors() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let Ok(library) = find("", &candidates(&root.join("target/debug/vigia"), root)) else {
+            println!("skipped: ONNX Runtime was not found");
+            return;
+        };
+        let _opened = Runtime::open(&library).unwrap();
+        let whole = Tensor::integers(Element::I64, &[2, 1], &[1, 2]).unwrap();
+        let broken = Tensor::floats(Element::F32, &[2, 1], &[1.0, 2.0]).unwrap();
+        for (error, word) in [
+            (Tensor::floats(Element::I64, &[1], &[0.5]).err(), "whole numbers was given others"),
+            (Tensor::integers(Element::F32, &[1], &[7]).err(), "given whole ones"),
+            (Tensor::floats(Element::F32, &[3], &[0.5]).err(), "1 values for a tensor of 3"),
+            (Tensor::bools(&[1], &[true, false]).err(), "2 values for a tensor of 1"),
+            (Tensor::gather(&[]).err(), "no rows"),
+            (whole.rows(&[0]).err(), "I64 are not gathered"),
+            (broken.rows(&[0, 2]).err(), "a row that a tensor does not have"),
+            (whole.f32().err(), "refuses a tensor"),
+            (whole.into_element(Element::F32).err(), "I64 cannot become F32"),
+        ] {
+            let error = error.unwrap_or_else(|| panic!("{word}: it was taken"));
+            assert!(error.message().contains(word), "{word}: {}", error.full());
+        }
+    }
+}

@@ -282,7 +282,40 @@ fn died_of(status: ExitStatus) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt};
+
     use super::*;
+    use crate::engines::{
+        Limits,
+        puppet::{Puppet, PuppetSpec},
+    };
+
+    #[tokio::test]
+    async fn what_greets_well_and_then_talks_out_of_turn_or_nonsense_is_killed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (program, words) = (dir.path().join("program"), dir.path().join("words"));
+        // It answers on the socket that is its standard input, and stays.
+        fs::write(&program, format!("#!/bin/sh\ncat {} >&0\nexec sleep 600\n", words.display())).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        let hello = encode(&Hello::OURS).unwrap();
+        let early = encode(&Said::<Puppet>::Answer { job: 1, answer: Ok(String::new()) }).unwrap();
+        let mut endless = (u32::MAX).to_le_bytes().to_vec();
+        endless.extend([0; 16]);
+        for (second, told) in [
+            (early, "it said something out of turn"),
+            (vec![1, 0, 0, 0, 0xff], "between the daemon and an engine"),
+            (endless, "a message of 4294967295 bytes"),
+        ] {
+            fs::write(&words, [hello.clone(), second].concat()).unwrap();
+            let limits = Limits { load: Duration::from_secs(10), ..Limits::default() };
+            let launch = Launch { program: program.clone(), limits, ..Launch::new("odd") };
+            let spec = EngineSpec::from(PuppetSpec::default());
+            let failed = Child::<Puppet>::start(&launch, &spec, &CancellationToken::new()).await.err().unwrap();
+            assert_eq!(failed.error.kind(), Kind::Internal, "{told}");
+            assert!(failed.error.message().contains(told), "{told}: {}", failed.error.full());
+            assert!(failed.death.is_some(), "it counts as a death");
+        }
+    }
 
     #[test]
     fn a_death_is_told_in_words() {

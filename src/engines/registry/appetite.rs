@@ -64,7 +64,11 @@ mod tests {
     fn as_many_units_as_a_share_of_the_memory_holds_and_never_none() {
         for (limit, units) in [(20_000, 8), (1_920, 8), (1_919, 7), (960, 4), (500, 1), (470, 1), (100, 1), (0, 1)] {
             let portion = appetite().portion(Provider::Cpu, limit * MIB);
-            assert_eq!((portion.units, portion.workspace_bytes), (units, (100 + 60 * units as u64) * MIB), "{limit} MiB");
+            assert_eq!(
+                (portion.units, portion.workspace_bytes),
+                (units, (100 + 60 * units as u64) * MIB),
+                "{limit} MiB"
+            );
         }
     }
 

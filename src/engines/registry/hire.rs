@@ -90,7 +90,9 @@ impl Registry {
                 provider: provider.name().to_owned(),
             };
             let Portion { units, workspace_bytes } = serving.appetite.portion(*provider, memory.limit(*provider)?);
-            memory.shelf(*provider)?.put(&key, serving.recipe(*provider, units, order.built.as_ref(), &self.0.settings));
+            memory
+                .shelf(*provider)?
+                .put(&key, serving.recipe(*provider, units, order.built.as_ref(), &self.0.settings));
             let need = Need {
                 key,
                 estimate_bytes: serving.appetite.weights_bytes,

@@ -229,8 +229,14 @@ mod tests {
         let shelf = Arc::new(Shelf::default());
         let loader = EngineLoader { shelf: Arc::clone(&shelf), hosting: Hosting::Threads, card: None };
         let key = ModelKey { model: "mine".to_owned(), variant: "only".to_owned(), provider: "cpu".to_owned() };
-        let need =
-            Need { key: key.clone(), estimate_bytes: 1, workspace_bytes: 0, priority: Priority::Live, resident: false, yields: false };
+        let need = Need {
+            key: key.clone(),
+            estimate_bytes: 1,
+            workspace_bytes: 0,
+            priority: Priority::Live,
+            resident: false,
+            yields: false,
+        };
         shelf.put(&key, Recipe::of(AsrSpec::TestEcho));
         let vitals = |left: Duration| Vitals {
             quarantined_until: Some(Instant::now() + left),

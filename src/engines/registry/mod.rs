@@ -9,6 +9,8 @@ mod plans;
 mod serving;
 mod status;
 mod tensorrt;
+#[cfg(test)]
+mod tests;
 mod voices;
 
 use std::{

@@ -186,3 +186,57 @@ fn what_is_no_archive_is_said_to_be_none() {
     }
     assert!(take(&dir.path().join("nowhere.tar"), dir.path()).is_err());
 }
+
+#[test]
+fn a_list_of_another_kind_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, models) = (dir.path().join("a.tar"), dir.path().join("models"));
+    let newer = Manifest { format: FORMAT + 1, ..list("m", "f", locked(b"x")) };
+    let files = (0..=MAX_FILES).map(|n| (format!("f{n}"), locked(b""))).collect();
+    let many = Lock { files, ..Lock::default() };
+    let many = Manifest { format: FORMAT, models: BTreeMap::from([("m".to_owned(), many)]) };
+    for (manifest, kind, words) in [
+        (newer, Kind::Invalid, "the same version of Vigía on both machines"),
+        (many, Kind::TooLarge, "lists more than 20000 files"),
+    ] {
+        forged(&file, &manifest, &[]);
+        let error = take(&file, &models).unwrap_err();
+        assert!(error.kind() == kind && error.full().contains(words), "{words}: {}", error.full());
+    }
+    for text in ["{", "[]", "{\"format\": 1}", "{\"format\": 1, \"models\": {}, \"more\": 1}"] {
+        let mut builder = Builder::new(File::create(&file).unwrap());
+        builder.append(&header(MANIFEST, text.len() as u64).unwrap(), text.as_bytes()).unwrap();
+        builder.finish().unwrap();
+        let error = take(&file, &models).unwrap_err();
+        assert!(error.full().contains("its list cannot be read"), "{text}: {}", error.full());
+    }
+    assert!(!models.exists(), "nothing was begun");
+}
+
+#[test]
+fn what_cannot_be_written_is_said_and_leaves_no_half() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, models) = (dir.path().join("a.tar"), dir.path().join("models"));
+    put(dir.path(), "m/config.json", "{}");
+    let m = dir.path().join("m");
+    let carried = [Carried { name: "m", dir: &m }];
+    let error = export(&dir.path().join("absent/a.tar"), &carried, &catalogue(), &no_limit).unwrap_err();
+    assert!(error.full().contains("cannot be written"), "{}", error.full());
+    let little = |_: &Path| Some(ByteSize::mib(1));
+    assert_eq!(export(&file, &carried, &catalogue(), &little).unwrap_err().kind(), Kind::TooLarge);
+    let mut lock = Lock::default();
+    lock.files.insert("gone.bin".to_owned(), locked(b"x"));
+    lock.write(&m).unwrap();
+    let error = export(&file, &carried, &catalogue(), &no_limit).unwrap_err();
+    assert!(error.full().contains("gone.bin of m is missing"), "{}", error.full());
+    assert!(fs::read_dir(dir.path()).unwrap().count() == 1, "no part of an archive is left");
+
+    forged(&file, &list("taken", "f", locked(b"x")), &[("taken/f", EntryType::Regular, b"x")]);
+    put(&models, "taken", "a file where a model's folder should be");
+    let error = take(&file, &models).unwrap_err();
+    assert!(error.full().contains("taken/f cannot be written"), "{}", error.full());
+    assert!(!models.join(STAGING).exists());
+    // As an import that was cut may leave it, and as it may not.
+    put(&models, STAGING, "no folder");
+    assert!(take(&file, &models).unwrap_err().full().contains("cannot be written"));
+}

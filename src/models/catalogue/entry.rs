@@ -311,22 +311,29 @@ mod tests {
 
     #[test]
     fn an_entry_that_leads_elsewhere_or_says_nonsense_is_refused() {
-        for (part, instead) in [
-            ("name = \"m\"", "name = \"../m\""),
-            ("files = [\"config.json\"]", "files = [\"../../etc/passwd\"]"),
-            ("encoder = \"onnx/e\"", "encoder = \"/onnx/e\""),
-            ("\"o/m\"", "\"o/m/../x\""),
-            ("\"o/m\"", "\"o/m?x\""),
-            ("default_variant = \"mixed\"", "default_variant = \"fp8\""),
-            ("mixed = { decoder", "mixed = { vocoder"),
-            ("size = 7", "size = 7, sha256 = \"00\""),
-            ("family", "famly"),
-            ("repository = \"o/m\"", "revision = \"main\""),
-            ("[elsewhere]", "[memory]\nweights = { q8 = \"1 MiB\" }\n[elsewhere]"),
+        for (part, instead, word) in [
+            ("name = \"m\"", "name = \"../m\"", "no name of a model"),
+            ("files = [\"config.json\"]", "files = [\"../../etc/passwd\"]", "no safe name"),
+            ("encoder = \"onnx/e\"", "encoder = \"/onnx/e\"", "no safe name"),
+            ("\"o/m\"", "\"o/m/../x\"", "write owner/name"),
+            ("\"o/m\"", "\"o/m?x\"", "write owner/name"),
+            ("\"p/q\"", "\"p\"", "write owner/name"),
+            ("family =", "revision = \"a/b\"\nfamily =", "no revision"),
+            ("default_variant = \"mixed\"", "default_variant = \"fp8\"", "must be one of: fp32, mixed"),
+            ("mixed = { decoder", "mixed = { vocoder", "none of the graphs"),
+            ("mixed = { decoder = \"_q4\"", "mixed = { decoder = \"_q4.engine\"", "plans.decoder"),
+            ("size = 7", "size = 7, sha256 = \"00\"", "no SHA-256"),
+            ("family", "famly", "famly"),
+            ("repository = \"o/m\"", "revision = \"main\"", "neither `repository` nor `source`"),
+            ("[elsewhere]", "[memory]\nweights = { q8 = \"1 MiB\" }\n[elsewhere]", "no variant: fp32, mixed"),
         ] {
             assert!(TEXT.contains(part), "{part}");
             let error = parse(&TEXT.replace(part, instead), "mine.toml").unwrap_err();
-            assert!(error.full().starts_with("mine.toml is no entry"), "{}", error.full());
+            let told = error.full();
+            assert!(told.starts_with("mine.toml is no entry") && told.contains(word), "{word}: {told}");
         }
+        let nothing =
+            "name = \"m\"\ntitle = \"M\"\ntasks = []\nfamily = \"f\"\nsource = \"s\"\n[licence]\nname = \"MIT\"";
+        assert!(parse(nothing, "mine.toml").unwrap_err().full().contains("neither files nor graphs"));
     }
 }

@@ -95,10 +95,14 @@ impl Memory {
         let weights = self.weights.iter().map(|(variant, size)| (format!("weights.{variant}"), *size));
         let fixed = self.named().map(|(device, it)| (format!("{device}.fixed"), it.fixed));
         let mut sizes: Vec<(String, ByteSize)> = weights.chain(fixed).collect();
-        sizes.extend(self.named().filter(|(_, it)| it.each.get() > 0).map(|(device, it)| (format!("{device}.each"), it.each)));
+        sizes.extend(
+            self.named().filter(|(_, it)| it.each.get() > 0).map(|(device, it)| (format!("{device}.each"), it.each)),
+        );
         if let Some((key, size)) = sizes.iter().find(|(_, size)| *size > MOST || size.get() == 0) {
-            return Err(Error::invalid(format!("`memory.{key}` is {size}: it must be more than nothing, and at most {MOST}"))
-                .hint("write a size such as \"160 MiB\""));
+            return Err(Error::invalid(format!(
+                "`memory.{key}` is {size}: it must be more than nothing, and at most {MOST}"
+            ))
+            .hint("write a size such as \"160 MiB\""));
         }
         let each = self.named().find(|(_, it)| it.each.get() > 0);
         match (self.unit, each) {

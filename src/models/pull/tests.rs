@@ -307,3 +307,72 @@ fn progress_names_every_file_and_every_new_try() {
     let done = ["config.json", WEIGHTS, "onnx/model_q4.onnx_data", "tokenizer.json"].map(|path| format!("done {path}"));
     assert_eq!(said, [vec![format!("again {WEIGHTS}")], done.to_vec(), vec!["plan 4".to_owned()]].concat());
 }
+
+#[test]
+fn what_asking_again_cannot_mend_is_asked_once() {
+    const LONG: &str = "{} and more than was listed";
+    for (path, fault, words) in [
+        ("config.json", Fault::Status(410, &[]), "the hub answers 410"),
+        ("config.json", Fault::Status(302, &[]), "sends us nowhere"),
+        ("config.json", Fault::Redirect("file:///etc/passwd".to_owned()), "sends us nowhere"),
+        ("config.json", Fault::Says(LONG), "config.json is longer than it should be: it was deleted"),
+        ("?blobs=true", Fault::Says("{\"sha\": \"../../x\", \"siblings\": []}"), "does not answer as a hub"),
+        ("?blobs=true", Fault::Says("{\"sha\": \"\", \"siblings\": []}"), "does not answer as a hub"),
+        ("?blobs=true", Fault::Says("[]"), "check HF_ENDPOINT"),
+    ] {
+        let (hub, place) = (hub(None), Place::new());
+        hub.fail(path, [fault]);
+        let error = place.pull(&hub).unwrap_err();
+        assert!(error.full().contains(words), "{words}: {}", error.full());
+        assert_eq!(hub.seen(path).len(), 1, "{words}");
+        assert!(!place.dir().join("config.json").exists() && Lock::read(&place.dir()).unwrap().is_none(), "{words}");
+    }
+}
+
+#[test]
+fn a_folder_that_cannot_be_made_is_named() {
+    let (hub, place) = (hub(None), Place::new());
+    fs::write(place.dir(), "a file where the model's folder should be").unwrap();
+    let error = place.pull(&hub).unwrap_err();
+    assert!(error.full().contains("cannot be written"), "{}", error.full());
+}
+
+/// Asks the environment, as a test may, and a process of its own, because its limit is one of processes.
+#[cfg(test)]
+mod full_disk {
+    use super::*;
+
+    /// Tells the helper below which hub to pull from, and where to.
+    const HELPER: &str = "VIGIA_TEST_FULL_DISK";
+
+    /// No test by itself: a process whose files may not grow, which is how a full disk looks to it.
+    #[test]
+    fn helper_with_a_full_disk() {
+        let Some(told) = std::env::var_os(HELPER) else { return };
+        let (endpoint, folder) = told.to_str().unwrap().split_once(' ').unwrap();
+        let patience = crate::models::hub::Patience::default();
+        let client = Hub::new(endpoint, None, patience).unwrap();
+        let error = pull(&client, &entry(""), "q4", Path::new(folder), &|_| None, &|_| ()).unwrap_err();
+        println!("TOLD {:?} {}", error.kind(), error.full());
+    }
+
+    #[test]
+    fn a_disk_that_is_full_in_the_middle_of_a_file_is_said_once_and_what_came_stays() {
+        let (hub, place) = (hub(None), Place::new());
+        // A signal that is not waited for would end the process; half of a kilobyte is the shell's unit.
+        let script = "trap '' XFSZ; ulimit -f 128; exec \"$0\" --exact models::pull::tests::full_disk::helper_with_a_full_disk --nocapture";
+        let mut command = std::process::Command::new("sh");
+        command.arg("-c").arg(script).arg(std::env::current_exe().unwrap());
+        let output = command.env(HELPER, format!("{} {}", hub.endpoint(), place.0.path().display())).output().unwrap();
+        let told = String::from_utf8_lossy(&output.stdout);
+        let told = told.lines().find(|line| line.contains("TOLD ")).unwrap_or_else(|| panic!("{output:?}"));
+        assert!(told.contains("Unavailable") && told.contains(WEIGHTS) && told.contains("cannot be written"), "{told}");
+        assert_eq!(hub.seen(WEIGHTS).len(), 1, "another try would find the disk as full");
+        assert!(find(&entry(""), &[place.0.path().to_owned()]).unwrap().unwrap().variants.is_empty());
+        // With room again it goes on where it was.
+        hub.forget();
+        place.pull(&hub).unwrap();
+        assert_eq!(fs::read(place.dir().join(WEIGHTS)).unwrap(), weights());
+        assert!(hub.seen(WEIGHTS)[0].headers.contains_key("range"));
+    }
+}

@@ -74,7 +74,8 @@ mod tests {
         ] {
             let (frames, max_tokens, vocabulary) = (1500, 448, 51_866);
             let shape = Shape { frames, width, encoder_heads, decoder_layers, max_tokens, vocabulary };
-            for entry in [name.to_owned(), format!("{name}-timestamped")].iter().filter_map(|name| catalogue.get(name)) {
+            for entry in [name.to_owned(), format!("{name}-timestamped")].iter().filter_map(|name| catalogue.get(name))
+            {
                 for provider in [Provider::Cpu, Provider::Cuda] {
                     let (said, wanted) = (entry.memory.workspace(provider).unwrap(), shape.workspace(provider));
                     for (said, wanted) in [(said.fixed, wanted.fixed), (said.each, wanted.each)] {

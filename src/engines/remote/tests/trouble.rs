@@ -96,8 +96,12 @@ fn what_lasts_is_asked_once_and_has_its_kind() {
     for (act, kind, words) in [
         (Act::status(404, &[]), Kind::Unavailable, "tasks.*.model"),
         (Act::status(400, &[]), Kind::Invalid, "said the fake"),
-        (Act::status(413, &[]), Kind::TooLarge, "said the fake"),
-        (Act::status(418, &[]), Kind::Unavailable, "said the fake"),
+        (Act::status(405, &[]), Kind::Unavailable, "does not have this"),
+        (Act::status(413, &[]), Kind::TooLarge, "will not take so much"),
+        (Act::status(415, &[]), Kind::Invalid, "refuses the request"),
+        (Act::status(422, &[]), Kind::Invalid, "refuses the request"),
+        (Act::status(501, &[]), Kind::Unavailable, "is not well"),
+        (Act::status(418, &[]), Kind::Unavailable, "answers strangely"),
         (Act::status(307, &["Location: http://127.0.0.1:1/"]), Kind::Unavailable, "sends us elsewhere"),
         (Act::status(429, &["Retry-After: 9999"]), Kind::Busy, "try again in 9999 s"),
         (stream("data: {\"choices\": [\n\n"), Kind::Unavailable, "JSON that is broken"),
@@ -126,7 +130,13 @@ fn what_lasts_is_asked_once_and_has_its_kind() {
 
 #[test]
 fn what_passes_is_asked_again() {
-    for act in [Act::status(500, &[]), Act::status(503, &[]), stream("data: {\"error\": {\"message\": \"oh\"}}\n\n")] {
+    for act in [
+        Act::status(408, &[]),
+        Act::status(429, &["Retry-After: 0"]),
+        Act::status(500, &[]),
+        Act::status(503, &[]),
+        stream("data: {\"error\": {\"message\": \"oh\"}}\n\n"),
+    ] {
         let fake = Fake::start([act, hola()]);
         assert_eq!(chat(&fake.remote()).0.unwrap().text, "hola");
         assert_eq!(fake.seen().len(), 2);
