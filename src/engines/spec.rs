@@ -57,6 +57,8 @@ pub enum AsrSpec {
     Whisper(Box<WhisperSpec>),
     #[cfg(any(test, feature = "test-engine"))]
     TestEcho,
+    #[cfg(any(test, feature = "test-engine"))]
+    TestCount,
 }
 
 impl Spec for AsrSpec {
@@ -67,6 +69,8 @@ impl Spec for AsrSpec {
             AsrSpec::Whisper(spec) => Ok(Asr(Box::new(Whisper::open(spec)?))),
             #[cfg(any(test, feature = "test-engine"))]
             AsrSpec::TestEcho => Ok(Asr(Box::new(crate::engines::echo::Echo))),
+            #[cfg(any(test, feature = "test-engine"))]
+            AsrSpec::TestCount => Ok(Asr(Box::new(crate::engines::echo::Count))),
         }
     }
 }

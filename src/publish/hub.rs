@@ -77,11 +77,11 @@ impl Hub {
     /// Waits for the journal's queue when it is full, within a limit. Dropping the future before it is ready publishes
     /// nothing and leaves no gap.
     pub async fn publish(&self, draft: Draft) -> Arc<Published> {
-        self.publish_with(draft, None).await
+        self.publish_with(draft, Vec::new()).await
     }
 
     /// As `publish`; what is noted is committed together with the event, or not at all.
-    pub async fn publish_with(&self, draft: Draft, note: Option<Note>) -> Arc<Published> {
+    pub async fn publish_with(&self, draft: Draft, notes: Vec<Note>) -> Arc<Published> {
         // Held until the event is in the queue: the order of the numbers is the order of the journal.
         let mut numbers = self.0.numbers.lock().await;
         numbers.forget_the_committed(*self.0.store.committed().borrow());
@@ -105,7 +105,7 @@ impl Hub {
         let published = Arc::new(Published { position: numbers.position + 1, event, json });
 
         let Published { position, event, json } = &*published;
-        let appended = self.0.store.append(*position, Arc::clone(event), Arc::clone(json), note).await;
+        let appended = self.0.store.append(*position, Arc::clone(event), Arc::clone(json), notes).await;
         numbers.given(*position, event, appended.is_ok());
         if let Err(error) = appended {
             log::error!("{} {} is not in the journal: {}", event.kind.name(), event.id, error.full());

@@ -100,6 +100,13 @@ impl Committer {
         Committer { rule, committed: String::new(), keys: Vec::new(), before: None }
     }
 
+    /// Of a segment of which that was committed before a crash. What was read of it is lost, and no more of it is committed
+    /// on the word of a reading that nobody remembers.
+    pub fn resumed(rule: CommitRule, committed: String) -> Committer {
+        let keys = wordings(&committed).into_iter().map(|word| word.key).collect();
+        Committer { rule, committed, keys, before: None }
+    }
+
     pub fn committed(&self) -> &str {
         &self.committed
     }
@@ -282,6 +289,14 @@ mod tests {
         Reading { words: words.collect(), ..reading(&text, heard_secs) }
     }
 
+    #[test]
+    fn what_was_committed_before_a_crash_is_gone_on_from() {
+        let mut it = Committer::resumed(CommitRule::Agreement, "La pantalla, dice".to_owned());
+        let shown = it.read(reading("la pantalla dice quince y", 4.0), None);
+        assert_eq!((&*shown.committed, &*shown.text), ("La pantalla, dice", "La pantalla, dice quince y"));
+        assert_eq!(it.read(reading("la pantalla dice quince y", 5.0), None).committed, "La pantalla, dice quince");
+    }
+
     fn agreement() -> Committer {
         Committer::new(CommitRule::Agreement)
     }
@@ -428,14 +443,21 @@ mod tests {
     proptest! {
         #[test]
         fn committed_text_is_never_revised(
-            readings in prop::collection::vec((readings(), prop::option::of(0.0..9.0f64)), 1..12),
+            readings in prop::collection::vec(
+                (readings(), prop::option::of(0.0..9.0f64), prop::bool::weighted(0.2)), 1..12,
+            ),
             last in texts(),
             attention in any::<bool>(),
         ) {
             let rule = if attention { CommitRule::Attention { margin_secs: 0.5 } } else { CommitRule::Agreement };
             let mut committer = Committer::new(rule);
             let mut before = String::new();
-            for (reading, cut) in readings {
+            for (reading, cut, crashes) in readings {
+                if crashes {
+                    let resumed = Committer::resumed(rule, before.clone());
+                    prop_assert_eq!(&resumed.keys, &committer.keys);
+                    committer = resumed;
+                }
                 let shown = committer.read(reading, cut);
                 prop_assert!(shown.committed.starts_with(&before), "{before:?} became {:?}", shown.committed);
                 prop_assert!(shown.text.starts_with(&shown.committed), "{shown:?}");

@@ -4,6 +4,8 @@
 //! journal. So what is heard after the newest checkpoint has never been told to anybody, and of what was cut before it
 //! the journal says whether its text was.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -12,7 +14,7 @@ use crate::{
     flow::TextSegment,
     segment::{LiveState, Rules, Span},
     sources::ears::{Mark, needed_from},
-    store::Checkpoint,
+    store::{Checkpoint, OpenTake},
 };
 
 /// A segment whose text is being made.
@@ -51,19 +53,39 @@ impl TakeState {
     }
 }
 
-/// Reads a checkpoint back; `told` are the take's segments whose text is known, of which those stay that it knows.
-pub(super) fn read(checkpoint: &Checkpoint, told: &mut Vec<TextSegment>) -> Result<(TakeState, VoiceState)> {
+/// All that is kept of an open take.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    pub(super) state: TakeState,
+    pub(super) detector: VoiceState,
+    /// Its segments whose text is known.
+    pub(super) told: Vec<TextSegment>,
+    /// What was committed of those whose text is not.
+    pub(super) committed: BTreeMap<u64, String>,
+}
+
+/// Reads back what was noted; `published` are the take's segments that the journal tells of.
+pub(super) fn read(checkpoint: &Checkpoint, published: Vec<TextSegment>, noted: OpenTake) -> Result<Kept> {
     let unreadable = || Error::internal("a take's checkpoint cannot be read");
     let mut state: TakeState = serde_json::from_str(&checkpoint.state).map_err(|error| unreadable().cause(error))?;
     let detector = VoiceState::from_bytes(&checkpoint.detector).ok_or_else(unreadable)?;
+    let OpenTake { silent, mut committed, mut words, .. } = noted;
+    let mut told: Vec<TextSegment> = published.into_iter().chain(silent).collect();
+    told.sort_by_key(|segment| segment.id);
     told.retain(|segment| segment.id < state.next_segment);
+    for segment in &mut told {
+        committed.remove(&segment.id);
+        // Where its client did not ask for them, the event has none.
+        segment.words.extend(words.remove(&segment.id).unwrap_or_default());
+    }
     state.owed.retain(|owed| told.iter().all(|segment| segment.id != owed.id));
-    Ok((state, detector))
+    Ok(Kept { state, detector, told, committed })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::flow::Word;
 
     fn told(id: u64) -> TextSegment {
         TextSegment {
@@ -84,12 +106,26 @@ mod tests {
         let state = TakeState { next_segment: 7, owed: vec![owed(4), owed(5), owed(6)], ..TakeState::default() };
         let mut detector = VoiceState::default();
         detector.recurrent[3] = 0.1;
-        let mut segments = vec![told(3), told(4), told(7)];
-        let (read, read_detector) = read(&state.checkpoint(2, &detector), &mut segments).unwrap();
-        assert_eq!(read.owed, [owed(5), owed(6)]);
-        assert_eq!(segments.iter().map(|it| it.id).collect::<Vec<_>>(), [3, 4]);
-        assert_eq!(read_detector.recurrent, detector.recurrent);
-        assert_eq!(read.needed_from(&Rules::reference()), 0, "nothing was heard yet");
+        let noted = OpenTake { silent: vec![told(3)], ..OpenTake::default() };
+        let kept = read(&state.checkpoint(2, &detector), vec![told(4), told(7)], noted).unwrap();
+        assert_eq!(kept.state.owed, [owed(5), owed(6)]);
+        assert_eq!(kept.told.iter().map(|it| it.id).collect::<Vec<_>>(), [3, 4]);
+        assert_eq!(kept.detector.recurrent, detector.recurrent);
+        assert_eq!(kept.state.needed_from(&Rules::reference()), 0, "nothing was heard yet");
+    }
+
+    #[test]
+    fn words_go_to_the_segments_that_were_told_and_commitments_stay_with_the_others() {
+        let word = |text: &str| Word { start: 0.0, end: 1.0, text: text.to_owned(), probability: 1.0 };
+        let state = TakeState { next_segment: 6, ..TakeState::default() };
+        let noted = OpenTake {
+            committed: [(4, "ho".to_owned()), (5, "qué".to_owned()), (6, "y".to_owned())].into(),
+            words: [(4, vec![word("hola")]), (9, vec![word("nadie")])].into(),
+            ..OpenTake::default()
+        };
+        let kept = read(&state.checkpoint(2, &VoiceState::default()), vec![told(4)], noted).unwrap();
+        assert_eq!(kept.told[0].words, [word("hola")]);
+        assert_eq!(kept.committed, [(5, "qué".to_owned()), (6, "y".to_owned())].into());
     }
 
     #[test]
@@ -97,9 +133,9 @@ mod tests {
         let detector = VoiceState::default().to_bytes();
         let checkpoint =
             |state: &str, detector: &[u8]| Checkpoint { take: 1, state: state.to_owned(), detector: detector.to_vec() };
-        let (state, _) = read(&checkpoint("{}", &detector), &mut Vec::new()).unwrap();
-        assert_eq!(state, TakeState::default());
-        assert!(read(&checkpoint("nonsense", &detector), &mut Vec::new()).is_err());
-        assert!(read(&checkpoint("{}", &[1, 2]), &mut Vec::new()).is_err());
+        let read = |state: &str, detector: &[u8]| read(&checkpoint(state, detector), Vec::new(), OpenTake::default());
+        assert_eq!(read("{}", &detector).unwrap().state, TakeState::default());
+        assert!(read("nonsense", &detector).is_err());
+        assert!(read("{}", &[1, 2]).is_err());
     }
 }

@@ -4,12 +4,13 @@
 //! - `sessions`: who is live, and the way in; `task`: one session's life, which carries out what `course` decides
 //! - `intake`, `line`: from and to its client; `acks`, `chunks`: what it may forget, what comes twice
 //! - `take`: segments and their texts; `ears`: what is heard of it; `marks`: where its audio stands
-//! - `partials`: the text while it is spoken, at a `pace`; `finals`: the text that stays
+//! - `partials`: the text while it is spoken, at a `pace`; `committed`: what of it stays; `finals`: the text that stays
 //! - `speakers`: who speaks in it
 //! - `kept`, `recovery`: how a session goes on after a crash
 
 mod acks;
 mod chunks;
+mod committed;
 mod course;
 mod ears;
 mod finals;

@@ -95,6 +95,13 @@ impl Partials {
         self.open_at(since, first);
     }
 
+    /// Of the segment that is being spoken that was committed before a crash.
+    pub(super) fn go_on(&mut self, committed: String) {
+        if let Some(open) = &mut self.open {
+            open.committer = Committer::resumed(self.rules.commit, committed);
+        }
+    }
+
     /// They fell silent, and what was said has been closed.
     pub(super) fn end(&mut self) {
         self.give_up();
@@ -121,9 +128,10 @@ impl Partials {
         Closed { committer, trial }
     }
 
-    /// Of a segment that was cut before anything of it was read.
-    pub(super) fn unread(&self) -> Closed {
-        Closed { committer: Committer::new(self.rules.commit), trial: None }
+    /// Of a segment that was cut before a crash, with what had been committed of it.
+    pub(super) fn unread(&self, committed: Option<String>) -> Closed {
+        let committer = Committer::resumed(self.rules.commit, committed.unwrap_or_default());
+        Closed { committer, trial: None }
     }
 
     /// Somebody paused: reads what would be the segment.
@@ -140,6 +148,11 @@ impl Partials {
             Ok((offer, answer)) => self.asked = Some(Asked { span, at: Instant::now(), offer, trial: true, answer }),
             Err(_) => emit(TrialEnded { outcome: "left_out" }),
         }
+    }
+
+    /// Whether something of the segment that is being spoken has been shown.
+    pub(super) fn has_shown(&self) -> bool {
+        self.open.as_ref().is_some_and(|open| !open.shown.text.is_empty())
     }
 
     pub(super) fn due(&self) -> Option<Instant> {

@@ -1,6 +1,6 @@
-//! Any order of {audio, cut, goodbye, resume, second client, kill, stop, end, cancel, waiting in vain}: each sample is heard
-//! once and in order, nothing is acknowledged that a kill would take, no segment is told twice with another content, and
-//! a session ends once. Drives the pure parts (`course`, `marks`, `chunks`) as the session's task does, with a
+//! Any order of {audio, cut, goodbye, resume, second client, kill, stop, end, cancel, waiting in vain, partials}: each sample
+//! is heard once and in order, nothing is acknowledged that a kill would take, no segment is told twice with another
+//! content, what was told as committed begins all later texts of its segment, and a session ends once. Drives the pure parts (`course`, `marks`, `chunks`) as the session's task does, with a
 //! disk whose writes become durable when the test says so.
 
 use std::collections::BTreeMap;
@@ -8,9 +8,10 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use crate::{
-    segment::Span,
+    segment::{CommitRule, Committer, Reading, Span},
     sources::{
         chunks::Chunks,
+        committed::Commitments,
         course::{Course, Duty, Happening, Stage},
         kept::Owed,
         marks::Marks,
@@ -34,6 +35,8 @@ enum Op {
     Commit,
     /// The oldest segment that is owed gets its text.
     Text,
+    /// The segment that is being spoken is read.
+    Read,
     Cut,
     Goodbye,
     Resume,
@@ -54,6 +57,7 @@ fn op() -> impl Strategy<Value = Op> {
         4 => Just(Op::Sync),
         4 => Just(Op::Commit),
         4 => Just(Op::Text),
+        6 => Just(Op::Read),
         3 => Just(Op::Cut),
         1 => Just(Op::Goodbye),
         4 => Just(Op::Resume),
@@ -79,7 +83,8 @@ struct State {
 #[derive(Debug, Clone)]
 enum Entry {
     Checkpoint { take: u64, state: State },
-    Segment { take: u64, id: u64, span: Span },
+    Committed { id: u64, text: String },
+    Segment { take: u64, id: u64, span: Span, text: String },
     Final { take: u64, samples: u64 },
     Dropped { samples: u64, next_segment: u64 },
     Ended,
@@ -105,6 +110,8 @@ struct OpenTake {
     next_segment: u64,
     owed: Vec<Owed>,
     ended: bool,
+    /// Of the segment that is being spoken, and of those that are owed.
+    committers: BTreeMap<u64, Committer>,
 }
 
 #[derive(Debug)]
@@ -132,14 +139,24 @@ struct World {
     daemon: Daemon,
     client: Client,
     acknowledged: BTreeMap<u64, u64>,
+    /// What was told as committed of each segment, in order.
+    promised: BTreeMap<u64, Vec<String>>,
+    /// Daemons so far: each reads the same audio otherwise.
+    runs: u64,
 }
 
 impl World {
     fn new() -> World {
         let course = Course::new(true);
         let daemon = Daemon { course, take: None, takes: 0, samples: 0, next_segment: 0, open: true };
-        let mut world =
-            World { disk: Disk::default(), daemon, client: Client::default(), acknowledged: BTreeMap::new() };
+        let mut world = World {
+            disk: Disk::default(),
+            daemon,
+            client: Client::default(),
+            acknowledged: BTreeMap::new(),
+            promised: BTreeMap::new(),
+            runs: 0,
+        };
         world.come(false);
         world
     }
@@ -151,13 +168,14 @@ impl World {
             self.daemon.course = Course::new(true);
             self.client.connected = false;
             self.disk.entries.retain(|entry| !matches!(entry, Entry::Ended));
-            self.disk.committed = self.disk.entries.len();
+            self.commit();
         }
         match op {
             Op::Audio(chunks) => (0..chunks).for_each(|_| self.chunk()),
             Op::Sync => self.sync(),
-            Op::Commit => self.disk.committed = self.disk.entries.len(),
+            Op::Commit => self.commit(),
             Op::Text => self.text(),
+            Op::Read => self.read(),
             Op::Cut if self.client.connected => self.leave(false),
             Op::Goodbye if self.client.connected => self.leave(true),
             Op::Resume if !self.client.connected => self.come(true),
@@ -167,7 +185,7 @@ impl World {
                 // Everything that it had is written in order, and nothing is decided.
                 assert_eq!(self.daemon.course.on(Happening::Stop), Some(Duty::Leave));
                 self.sync();
-                self.disk.committed = self.disk.entries.len();
+                self.commit();
                 self.kill();
             }
             Op::End if self.client.connected && self.daemon.course.listens() => self.on(Happening::End),
@@ -259,7 +277,33 @@ impl World {
             return;
         }
         let Owed { id, span } = take.owed.remove(0);
-        self.disk.entries.push(Entry::Segment { take: take.number, id, span });
+        let text = words(self.runs, span.len());
+        let (text, _) = take.committers.remove(&id).unwrap_or_else(committer).settle(&text);
+        self.disk.entries.push(Entry::Segment { take: take.number, id, span, text });
+    }
+
+    fn read(&mut self) {
+        let Some(take) = self.daemon.take.as_mut().filter(|take| !take.ended) else { return };
+        let spoken = take.heard % SEGMENT;
+        let (id, runs) = (take.next_segment, self.runs);
+        let committer = take.committers.entry(id).or_insert_with(committer);
+        let before = committer.committed().to_owned();
+        let reading = Reading { text: words(runs, spoken), heard_secs: spoken as f64, ..Reading::default() };
+        let text = committer.read(reading, None).committed;
+        if text != before {
+            // Told once this is on disk.
+            self.disk.entries.push(Entry::Committed { id, text });
+        }
+    }
+
+    /// What was to be on disk before it is told is told.
+    fn commit(&mut self) {
+        for entry in self.disk.entries.iter().skip(self.disk.committed) {
+            if let Entry::Committed { id, text } = entry {
+                self.promised.entry(*id).or_default().push(text.clone());
+            }
+        }
+        self.disk.committed = self.disk.entries.len();
     }
 
     /// A take that is being finished goes on when all it has is durable.
@@ -284,13 +328,18 @@ impl World {
 
     fn close_take(&mut self, told: bool) {
         let Some(take) = self.daemon.take.take() else { return };
-        let (samples, next_segment) = (take.marks.at(), take.next_segment);
+        let samples = take.marks.at();
+        // What was read of a take that is dropped is never told of another segment.
+        let was_read = take.committers.contains_key(&take.next_segment);
+        let next_segment = take.next_segment + u64::from(was_read && !told);
         self.disk.entries.push(match told {
             true => Entry::Final { take: take.number, samples },
             false => Entry::Dropped { samples, next_segment },
         });
         // Nothing of a later take comes before that is committed.
-        self.disk.committed = self.disk.entries.len();
+        self.commit();
+        // Here speech that is not cut is no segment.
+        self.promised.retain(|id, _| *id < next_segment);
         self.daemon.samples += samples;
         self.daemon.next_segment = next_segment;
         self.client.at = 0;
@@ -356,14 +405,18 @@ impl World {
 
     /// As `recovery` reads what is left.
     fn recover(&mut self) {
+        self.runs += 1;
         let (mut takes, mut samples, mut next_segment) = (0, 0, 0);
         let mut checkpoint = None;
         let mut told: Vec<u64> = Vec::new();
+        let mut committed: BTreeMap<u64, String> = BTreeMap::new();
         for entry in &self.disk.entries {
             match entry {
                 Entry::Checkpoint { take, state } => checkpoint = Some((*take, state.clone())),
+                Entry::Committed { id, text } => drop(committed.insert(*id, text.clone())),
                 Entry::Segment { id, .. } => told.push(*id),
                 Entry::Final { take, samples: all } => {
+                    committed.clear();
                     (takes, samples) = (*take, samples + all);
                     next_segment = told.iter().max().map_or(next_segment, |id| next_segment.max(id + 1));
                     if let Some((of, state)) = &checkpoint
@@ -373,6 +426,7 @@ impl World {
                     }
                 }
                 Entry::Dropped { samples: all, next_segment: next } => {
+                    committed.clear();
                     (takes, samples, next_segment) = (takes + 1, samples + all, *next);
                 }
                 Entry::Ended => {
@@ -391,6 +445,10 @@ impl World {
             let mut state = checkpoint.unwrap_or_else(|| State { next_segment, ..State::default() });
             state.owed.retain(|owed| !told.contains(&owed.id));
             let heard = if state.ended { journaled } else { state.heard };
+            let mut left = Commitments::left(committed, state.next_segment);
+            let open = state.owed.iter().map(|owed| owed.id).chain([state.next_segment]);
+            let resumed = |text| Committer::resumed(CommitRule::Agreement, text);
+            let committers = open.filter_map(|id| Some((id, resumed(left.take(id)?)))).collect();
             let from = state.owed.iter().map(|it| it.span.start).fold(heard, u64::min).min(journaled);
             take = Some(OpenTake {
                 number,
@@ -401,6 +459,7 @@ impl World {
                 next_segment: state.next_segment,
                 owed: state.owed,
                 ended: state.ended,
+                committers,
             });
         }
         let stage = match &take {
@@ -427,8 +486,11 @@ impl World {
         let mut finals = BTreeMap::new();
         for entry in &self.disk.entries {
             match entry {
-                Entry::Segment { take, id, span } => {
+                Entry::Segment { take, id, span, text } => {
                     assert_eq!(segments.insert(*id, (*take, *span)), None, "segment {id} is told once");
+                    for promised in self.promised.get(id).into_iter().flatten() {
+                        assert!(text.starts_with(&**promised), "{promised:?} was promised of {text:?}");
+                    }
                     of_take.entry(*take).or_default().push(*span);
                 }
                 Entry::Final { take, samples } => {
@@ -447,6 +509,9 @@ impl World {
                 assert_eq!(whole as u64, samples / SEGMENT, "take {take} of {samples} samples");
             }
         }
+        for promised in self.promised.values() {
+            assert!(promised.is_sorted_by(|earlier, later| later.starts_with(&**earlier)), "{promised:?}");
+        }
         for (audio, _) in self.disk.audio.values() {
             assert!(audio.iter().copied().eq(0..audio.len() as u64), "the log is what was sent");
         }
@@ -464,6 +529,7 @@ impl OpenTake {
             next_segment,
             owed: Vec::new(),
             ended: false,
+            committers: BTreeMap::new(),
         }
     }
 
@@ -472,6 +538,15 @@ impl OpenTake {
         let state = State { heard, next_segment, owed, ended };
         Entry::Checkpoint { take: self.number, state }
     }
+}
+
+fn committer() -> Committer {
+    Committer::new(CommitRule::Agreement)
+}
+
+/// What a daemon understands of so many samples.
+fn words(run: u64, samples: u64) -> String {
+    (0..samples).map(|sample| format!("w{run}x{sample}")).collect::<Vec<_>>().join(" ")
 }
 
 proptest! {

@@ -6,13 +6,12 @@
 
 use crate::{
     base::Result,
-    engines::VoiceState,
     flow::{AudioFormat, Encoding, SAMPLE_RATE_HZ, SessionConfig, TextSegment, Wish},
     segment::SessionLanguage,
     sources::{
         Services,
         course::Stage,
-        kept::{self, TakeState},
+        kept::{self, Kept, TakeState},
         marks::Marks,
         task::Timeline,
     },
@@ -32,11 +31,8 @@ pub(super) struct Found {
 
 /// What a daemon left of a take.
 pub(super) struct Left {
-    pub(super) state: TakeState,
-    pub(super) detector: VoiceState,
+    pub(super) kept: Kept,
     pub(super) marks: Marks,
-    /// Its segments whose text is known.
-    pub(super) told: Vec<TextSegment>,
     pub(super) replay: Replay,
     /// The newest chunk that is wholly part of its samples.
     pub(super) chunk_id: Option<u64>,
@@ -61,7 +57,7 @@ impl Found {
     pub(super) fn stage(&self) -> Stage {
         match &self.left {
             None => Stage::None,
-            Some(left) if left.state.ended => Stage::Finishing,
+            Some(left) if left.kept.state.ended => Stage::Finishing,
             Some(_) => Stage::Open,
         }
     }
@@ -71,8 +67,8 @@ impl Found {
 pub(super) async fn look(services: &Services, row: SessionRow) -> Result<Found> {
     let config = services.store.session_config(&row.id).await?.unwrap_or_else(|| plain_config(&row));
     let take = row.takes + 1;
-    let open = services.store.open_take(&row.id).await?;
-    let checkpoint = open.checkpoint.filter(|checkpoint| checkpoint.take == take);
+    let mut noted = services.store.open_take(&row.id).await?;
+    let checkpoint = noted.checkpoint.take().filter(|checkpoint| checkpoint.take == take);
     let there = services.audio_log.takes(&row.id).contains(&take);
     if checkpoint.is_none() && !there {
         // Between two takes; or whatever there was is gone, and then its segments' numbers are not given out again.
@@ -80,18 +76,17 @@ pub(super) async fn look(services: &Services, row: SessionRow) -> Result<Found> 
         let language = language_after(&config, &services.store.transcript(&row.id).await?);
         return Ok(Found { config, timeline: Timeline::of(&row), language, left: None });
     }
-    let mut told = services.store.transcript(&row.id).await?;
-    let before = told.extract_if(.., |segment| segment.id < row.next_segment).collect::<Vec<_>>();
-    told.extend(open.silent);
-    told.sort_by_key(|segment| segment.id);
-    let (state, detector) = match checkpoint {
-        Some(checkpoint) => kept::read(&checkpoint, &mut told)?,
+    let mut published = services.store.transcript(&row.id).await?;
+    let before = published.extract_if(.., |segment| segment.id < row.next_segment).collect::<Vec<_>>();
+    let kept = match checkpoint {
+        Some(checkpoint) => kept::read(&checkpoint, published, noted)?,
         None => {
-            told.clear();
-            (TakeState { next_segment: row.next_segment, ..TakeState::default() }, VoiceState::default())
+            let state = TakeState { next_segment: row.next_segment, ..TakeState::default() };
+            Kept { state, ..Kept::default() }
         }
     };
-    let language = language_after(&config, before.iter().chain(&told));
+    let state = &kept.state;
+    let language = language_after(&config, before.iter().chain(&kept.told));
     let audio = services.audio_log.read(&row.id, take, state.needed_from(&services.rules)..u64::MAX).await?;
     let TakeAudio { first_sample: from, samples, end: journaled, chunk_id, .. } = audio;
     let heard = if state.ended { journaled } else { state.live.heard() };
@@ -105,10 +100,8 @@ pub(super) async fn look(services: &Services, row: SessionRow) -> Result<Found> 
         timeline: Timeline::of(&row),
         language,
         left: Some(Left {
-            state,
-            detector,
             marks: Marks::resumed(from, heard, journaled),
-            told,
+            kept,
             replay: Replay { samples, at: 0 },
             chunk_id,
         }),

@@ -8,14 +8,15 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::{
     base::Error,
-    engines::{Voice, VoiceState, VoiceStream, diarize::Cast},
+    engines::{Voice, VoiceStream, diarize::Cast},
     flow::{Pcm, SAMPLE_RATE_HZ, SessionConfig, TextSegment, audio::samples_to_secs},
     jobs::Queue,
-    segment::{CommitRule, Committer, Rules, SessionLanguage, Shown, Span, SpeechEvent, Tape},
+    segment::{Rules, SessionLanguage, Span, SpeechEvent, Tape},
     sources::{
+        committed::{Commitments, Partial},
         ears::{Ears, Mark},
         finals::{Read, Settled, Spoken, Texts, Unsettled, with_voice},
-        kept::{Owed, TakeState},
+        kept::{Kept, Owed, TakeState},
         marks::Marks,
         partials::{Closed, PartialRules, Partials, Trial},
         speakers::{self, Overheard, SessionSpeakers},
@@ -35,11 +36,7 @@ pub(super) enum News {
         at: f64,
         checkpoint: Option<Checkpoint>,
     },
-    Partial {
-        shown: Shown,
-        segment: u64,
-        start: f64,
-    },
+    Partial(Partial),
     /// A segment is final.
     Segment(Spoken),
     Checkpoint(Checkpoint),
@@ -51,6 +48,8 @@ pub(super) enum TakeStep {
     News,
     Final(Read),
     Partial(Texts),
+    /// What is committed in it is on disk.
+    Kept(Partial),
     PartialDue,
     /// It is known who speaks in the whole, or that it will not be.
     Overheard,
@@ -73,6 +72,7 @@ pub(super) struct Take {
     /// … and which these are.
     pending: VecDeque<Owed>,
     partials: Partials,
+    commitments: Commitments,
     /// Of the session, with what this take has made of it.
     language: SessionLanguage,
     speaking: bool,
@@ -103,23 +103,19 @@ pub(super) struct TakeParts<'a> {
 impl Take {
     pub(super) fn new(parts: TakeParts<'_>) -> Take {
         let state = TakeState { next_segment: parts.next_segment, ..TakeState::default() };
-        Take::resume(parts, state, VoiceState::default(), Marks::default(), Vec::new())
+        Take::resume(parts, Kept { state, ..Kept::default() }, Marks::default())
     }
 
-    /// Goes on from a state that was kept, one whose samples were all in included; `told`: the take's segments that have
-    /// their text.
-    pub(super) fn resume(
-        parts: TakeParts<'_>,
-        state: TakeState,
-        detector: VoiceState,
-        marks: Marks,
-        told: Vec<TextSegment>,
-    ) -> Take {
+    /// Goes on from what was kept of a take, one whose samples were all in included.
+    pub(super) fn resume(parts: TakeParts<'_>, kept: Kept, marks: Marks) -> Take {
+        let Kept { state, detector, told, committed } = kept;
+        let mut commitments = Commitments::left(committed, state.next_segment);
         let ears = Ears::new(parts.rules, state.live, state.ended);
         let mut partials = Partials::new(parts.partials, parts.shows_partials && parts.transcribes);
         let speaking_since = state.live.speaking_since();
         if let Some(since) = speaking_since {
             partials.begin(since, state.live.heard());
+            partials.go_on(commitments.take(state.next_segment).unwrap_or_default());
         }
         Take {
             number: parts.number,
@@ -135,6 +131,7 @@ impl Take {
             finals: FuturesOrdered::new(),
             pending: VecDeque::new(),
             partials,
+            commitments,
             language: parts.language,
             speaking: speaking_since.is_some(),
             ended: state.ended,
@@ -158,8 +155,10 @@ impl Take {
         self.marks.at()
     }
 
+    /// The id of the first segment after this take. What was shown of a segment that never came to its end is never shown
+    /// of another one.
     pub(super) fn next_segment(&self) -> u64 {
-        self.next_segment
+        self.next_segment + u64::from(self.partials.has_shown())
     }
 
     /// Whether more audio may come now, or the client is to be held back.
@@ -190,7 +189,8 @@ impl Take {
             biased;
             () = self.ears.news() => TakeStep::News,
             Some(done) = self.finals.next() => TakeStep::Final(done),
-            texts = self.partials.answered(), if self.partials.is_waiting() => TakeStep::Partial(texts),
+            partial = self.commitments.next(), if self.commitments.is_keeping() => TakeStep::Kept(partial),
+            texts = self.partials.answered(), if self.partials.is_waiting() && !self.commitments.is_keeping() => TakeStep::Partial(texts),
             () = at(due), if due.is_some() => TakeStep::PartialDue,
             cast = cast(&mut self.overheard), if self.overheard.is_some() => {
                 self.cast = cast;
@@ -217,10 +217,10 @@ impl Take {
     /// Asks for the texts of segments that were cut before a crash, once their audio is here up to that sample.
     fn ask_owed(&mut self, taped_to: u64, queue: &Queue, config: &SessionConfig) {
         while let Some(owed) = self.owed.pop_front_if(|owed| owed.span.end <= taped_to) {
-            // If there is no transcriber any more, or none of its audio, its times are all that there will be.
-            if let Some(segment) = self.ask_segment(owed, None, queue, config) {
-                let committer = Committer::new(CommitRule::Agreement);
-                let unsettled = Unsettled::new(segment, Pcm::from(Vec::new()), committer);
+            // If there is no transcriber any more, or none of its audio, what was committed is all that there will be.
+            let closed = self.partials.unread(self.commitments.take(owed.id));
+            if let Some(segment) = self.ask_segment(owed, closed, queue, config) {
+                let unsettled = Unsettled::new(segment, Pcm::from(Vec::new()), self.partials.unread(None).committer);
                 self.finals.push_back(Box::pin(std::future::ready(Box::new((unsettled, Ok(Vec::new()))))));
                 self.pending.push_back(owed);
             }
@@ -344,24 +344,26 @@ impl Take {
         let owed = Owed { id: self.next_segment, span };
         self.next_segment += 1;
         let closed = self.partials.close(span, queue);
-        let segment = self.ask_segment(owed, Some(closed), queue, config)?;
+        let segment = self.ask_segment(owed, closed, queue, config)?;
         Some(News::Segment(Spoken::silent(segment)))
     }
 
-    /// Returns the segment when there is nobody to ask, or nothing to ask for. `closed`: what was read of it while it was spoken.
+    /// Returns the segment, with what was committed, when there is nobody to ask, or nothing to ask for. `closed`: what was
+    /// read of it while it was spoken.
     fn ask_segment(
         &mut self,
         owed: Owed,
-        closed: Option<Closed>,
+        closed: Closed,
         queue: &Queue,
         config: &SessionConfig,
     ) -> Option<TextSegment> {
         let Owed { id, span } = owed;
+        let Closed { committer, trial } = closed;
         let segment = TextSegment {
             id,
             start: self.secs(span.start),
             end: self.secs(span.end),
-            text: String::new(),
+            text: committer.committed().to_owned(),
             language: config.language.clone(),
             probability: 0.0,
             speaker: None,
@@ -369,7 +371,6 @@ impl Take {
         };
         let audio = self.tape.as_ref().map(|tape| tape.cut(span.start, span.end));
         let Some(audio) = audio.filter(|audio| !audio.is_empty()) else { return Some(segment) };
-        let Closed { committer, trial } = closed.unwrap_or_else(|| self.partials.unread());
         let unsettled = Unsettled::new(segment, audio.clone(), committer);
         let read = match trial {
             None => unsettled.ask(queue.clone(), config, &self.language),
@@ -417,10 +418,20 @@ impl Take {
     }
 
     /// What the answer adds to the text so far.
-    pub(super) fn partial_news(&mut self, texts: Texts) -> Option<News> {
+    pub(super) fn partial_news(&mut self, texts: Texts) -> Option<Partial> {
         let cut_from = self.ears.speaking().and_then(|speaking| speaking.cut_from);
         let (since, shown) = self.partials.news(texts, cut_from)?;
-        Some(News::Partial { shown, segment: self.next_segment, start: self.secs(since) })
+        Some(Partial { shown, segment: self.next_segment, start: self.secs(since) })
+    }
+
+    /// Whether that is the segment that is being spoken.
+    pub(super) fn is_open(&self, segment: u64) -> bool {
+        segment == self.next_segment
+    }
+
+    /// What was committed, and whether it is kept.
+    pub(super) fn commitments(&mut self) -> &mut Commitments {
+        &mut self.commitments
     }
 
     fn secs(&self, sample: u64) -> f64 {

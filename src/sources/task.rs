@@ -31,7 +31,7 @@ use crate::{
         line::Line,
         recovery::{Left, Replay},
         speakers::{Before, Overheard, SessionSpeakers},
-        take::{Take, TakeParts, TakeStep},
+        take::{News, Take, TakeParts, TakeStep},
     },
     store::{Place, Progress, SessionRow},
     telemetry::events::{ChunkReceived, DecoderFailed, SamplesDecoded, emit},
@@ -202,11 +202,11 @@ impl SessionTask {
     }
 
     fn go_on(&mut self, left: Left) {
-        let Left { state, detector, marks, told, replay, chunk_id } = left;
+        let Left { kept, marks, replay, chunk_id } = left;
         self.timeline.takes += 1;
         self.durable_samples += marks.journaled_to();
         self.chunks = Chunks::resumed(chunk_id);
-        self.take = Some(Take::resume(self.take_parts(marks.at()), state, detector, marks, told));
+        self.take = Some(Take::resume(self.take_parts(marks.at()), kept, marks));
         self.replay = Some(replay);
     }
 
@@ -451,10 +451,13 @@ impl SessionTask {
                 }
             }
             TakeStep::Partial(texts) => {
-                if let Some(news) = take.partial_news(texts) {
-                    self.tell(news).await;
+                if let Some(partial) = take.partial_news(texts) {
+                    self.show(partial).await;
                 }
             }
+            // Its segment may have been closed meanwhile: its final text follows, and says more.
+            TakeStep::Kept(partial) if !take.is_open(partial.segment) => {}
+            TakeStep::Kept(partial) => self.tell(News::Partial(partial)).await,
             TakeStep::Overheard => {}
             TakeStep::PartialDue => take.ask_partial(&self.services.queue, &self.config),
         }

@@ -18,8 +18,8 @@ impl Store {
     /// Hands an event over, with what is to be noted in the same transaction; it is committed within the writer's window.
     /// Waits while the queue is full, within a limit. Positions must rise. Dropping the future before it is ready hands
     /// nothing over.
-    pub async fn append(&self, position: i64, event: Arc<Event>, json: Arc<str>, note: Option<Note>) -> Result<()> {
-        self.0.writer.add(1, false, |batch| batch.push(Work::Event { position, event, json, note })).await?;
+    pub async fn append(&self, position: i64, event: Arc<Event>, json: Arc<str>, notes: Vec<Note>) -> Result<()> {
+        self.0.writer.add(1, false, |batch| batch.push(Work::Event { position, event, json, notes })).await?;
         self.0.handed_over.fetch_max(position, Ordering::Relaxed);
         Ok(())
     }

@@ -201,7 +201,7 @@ mod testing {
     impl Store {
         pub(crate) async fn append_event(&self, position: i64, event: Arc<Event>) {
             let json: Arc<str> = serde_json::to_string(&*event).unwrap().into();
-            self.append(position, event, json, None).await.unwrap();
+            self.append(position, event, json, Vec::new()).await.unwrap();
         }
 
         /// From now on the database cannot grow, as if the disk were full.
@@ -249,7 +249,7 @@ mod tests {
         store.close(soon()).await.unwrap();
         assert_eq!(*store.committed().borrow(), 3);
         let refused =
-            store.append(4, event(None, 1, EventType::Health, json!({})), "{}".into(), None).await.unwrap_err();
+            store.append(4, event(None, 1, EventType::Health, json!({})), "{}".into(), Vec::new()).await.unwrap_err();
         assert_eq!(refused.kind(), Kind::Unavailable);
         assert!(store.flush().await.is_err());
         // Everything is in the one file.
@@ -302,7 +302,7 @@ mod tests {
         let appended = async {
             for position in 1.. {
                 let event = event(Some("a"), position as u64, EventType::Speech, json!({}));
-                if let Err(error) = store.append(position, event, "x".repeat(500).into(), None).await {
+                if let Err(error) = store.append(position, event, "x".repeat(500).into(), Vec::new()).await {
                     return (position, error);
                 }
             }

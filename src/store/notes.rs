@@ -4,6 +4,8 @@
 //! Nobody waits for a note, and what could not be written is tried again as events are: a note is never passed over while
 //! a later event stands. Together with an event it is committed in one transaction with it.
 
+use std::collections::BTreeMap;
+
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{
@@ -13,7 +15,7 @@ use super::{
 };
 use crate::{
     base::{Error, Result, clock},
-    flow::{SessionConfig, SessionId, TextSegment},
+    flow::{SessionConfig, SessionId, TextSegment, Word},
 };
 
 /// Something to be noted of a session.
@@ -23,6 +25,10 @@ pub enum Note {
     Checkpoint(SessionId, Checkpoint),
     /// A segment of the open take has no text: no event tells of it.
     Silent(SessionId, TextSegment),
+    /// What was committed of the text of a segment that is being spoken. Replaces what was noted of it before.
+    Committed { session: SessionId, segment: u64, text: String },
+    /// When the words of a segment were spoken that was told without that.
+    Words { session: SessionId, segment: u64, words: Vec<Word> },
     /// Who speaks in the session so far, as JSON. The store does not look inside.
     Speakers(SessionId, String),
     /// A take is over.
@@ -48,6 +54,10 @@ pub struct Checkpoint {
 pub struct OpenTake {
     pub checkpoint: Option<Checkpoint>,
     pub silent: Vec<TextSegment>,
+    /// By segment, those included whose text is known by now.
+    pub committed: BTreeMap<u64, String>,
+    /// By segment.
+    pub words: BTreeMap<u64, Vec<Word>>,
 }
 
 /// What a client has seen of the results so far.
@@ -70,12 +80,25 @@ impl Note {
                 .execute(params![session.as_str(), take, state, detector])
                 .map(drop),
             Note::Silent(session, segment) => {
-                let json = serde_json::to_string(segment)
-                    .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
+                let json = to_json(segment)?;
                 db.prepare_cached("INSERT OR REPLACE INTO silent_segments (session, id, json) VALUES (?, ?, ?)")?
                     .execute(params![session.as_str(), segment.id, json])
                     .map(drop)
             }
+            Note::Committed { session, segment, text } => db
+                .prepare_cached(
+                    "INSERT INTO open_segments (session, id, committed) VALUES (?, ?, ?)
+                     ON CONFLICT DO UPDATE SET committed = excluded.committed",
+                )?
+                .execute(params![session.as_str(), segment, text])
+                .map(drop),
+            Note::Words { session, segment, words } => db
+                .prepare_cached(
+                    "INSERT INTO open_segments (session, id, words) VALUES (?, ?, ?)
+                     ON CONFLICT DO UPDATE SET words = excluded.words",
+                )?
+                .execute(params![session.as_str(), segment, to_json(words)?])
+                .map(drop),
             Note::Speakers(session, state) => db
                 .prepare_cached("UPDATE sessions SET speakers = ? WHERE id = ?")?
                 .execute(params![state, session.as_str()])
@@ -103,6 +126,11 @@ impl Store {
     /// Hands a note over. Waits while the queue is full, within a limit.
     pub async fn note(&self, note: Note) -> Result<()> {
         self.0.writer.add(1, false, |batch| batch.push(Work::Note(note))).await
+    }
+
+    /// Returns once the note is committed.
+    pub async fn note_durably(&self, note: Note) -> Result<()> {
+        self.change(Hurry::No, move |db| note.write(db)).await
     }
 
     /// A client comes to an open session, and what it asks counts from now on. Of what the clients before it were told
@@ -161,7 +189,7 @@ impl Store {
 
     pub async fn open_take(&self, id: &SessionId) -> Result<OpenTake> {
         let session = id.clone();
-        let (checkpoint, silent) = self
+        let (checkpoint, silent, beside) = self
             .read(move |db| {
                 let checkpoint = db
                     .prepare_cached("SELECT take, state, detector FROM checkpoints WHERE session = ?")?
@@ -173,14 +201,28 @@ impl Store {
                     .prepare_cached("SELECT json FROM silent_segments WHERE session = ? ORDER BY id")?
                     .query_map([session.as_str()], |row| row.get(0))?
                     .collect::<rusqlite::Result<_>>()?;
-                Ok((checkpoint, silent))
+                let beside: Vec<(u64, Option<String>, Option<String>)> = db
+                    .prepare_cached("SELECT id, committed, words FROM open_segments WHERE session = ?")?
+                    .query_map([session.as_str()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+                    .collect::<rusqlite::Result<_>>()?;
+                Ok((checkpoint, silent, beside))
             })
             .await?;
+        let unreadable = |error| Error::internal(format!("a segment of session {id} cannot be read")).cause(error);
         let silent = silent.iter().map(|json| serde_json::from_str(json)).collect::<serde_json::Result<_>>();
-        let silent = silent
-            .map_err(|error| Error::internal(format!("a segment of session {id} cannot be read")).cause(error))?;
-        Ok(OpenTake { checkpoint, silent })
+        let mut open = OpenTake { checkpoint, silent: silent.map_err(unreadable)?, ..OpenTake::default() };
+        for (segment, committed, words) in beside {
+            open.committed.extend(committed.map(|text| (segment, text)));
+            if let Some(words) = words {
+                open.words.insert(segment, serde_json::from_str(&words).map_err(unreadable)?);
+            }
+        }
+        Ok(open)
     }
+}
+
+fn to_json(value: &impl serde::Serialize) -> rusqlite::Result<String> {
+    serde_json::to_string(value).map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))
 }
 
 /// Everything noted of a session that is deleted.
@@ -190,7 +232,11 @@ pub(super) fn forget(db: &Connection, session: &SessionId) -> rusqlite::Result<(
 }
 
 fn forget_take(db: &Connection, session: &SessionId) -> rusqlite::Result<()> {
-    for sql in ["DELETE FROM checkpoints WHERE session = ?", "DELETE FROM silent_segments WHERE session = ?"] {
+    for sql in [
+        "DELETE FROM checkpoints WHERE session = ?",
+        "DELETE FROM silent_segments WHERE session = ?",
+        "DELETE FROM open_segments WHERE session = ?",
+    ] {
         db.prepare_cached(sql)?.execute([session.as_str()])?;
     }
     Ok(())
@@ -244,10 +290,21 @@ mod tests {
             store.note(Note::Checkpoint(id("a"), checkpoint(take))).await.unwrap();
         }
         store.note(Note::Silent(id("a"), text(4, 1.0, ""))).await.unwrap();
+        for (segment, so_far) in [(5, "hola"), (6, "¿qué"), (6, "¿qué tal")] {
+            let note = Note::Committed { session: id("a"), segment, text: so_far.to_owned() };
+            store.note_durably(note).await.unwrap();
+        }
+        let words = vec![Word { start: 1.0, end: 1.5, text: " hola".to_owned(), probability: 0.5 }];
+        store.note(Note::Words { session: id("a"), segment: 5, words: words.clone() }).await.unwrap();
         store.close(soon()).await.unwrap();
 
         let store = Store::open(dir.path()).unwrap();
-        let open = OpenTake { checkpoint: Some(checkpoint(2)), silent: vec![text(4, 1.0, "")] };
+        let open = OpenTake {
+            checkpoint: Some(checkpoint(2)),
+            silent: vec![text(4, 1.0, "")],
+            committed: [(5, "hola".to_owned()), (6, "¿qué tal".to_owned())].into(),
+            words: [(5, words)].into(),
+        };
         assert_eq!(store.open_take(&id("a")).await.unwrap(), open);
         let progress = Progress { takes: 2, duration_secs: 9.0, next_segment: 5 };
         store.note(Note::TakeOver(id("a"), progress)).await.unwrap();
@@ -262,7 +319,7 @@ mod tests {
         let store = store_with_a(dir.path()).await;
         let end = event(Some("a"), 1, EventType::SessionEnd, json!({}));
         let json = serde_json::to_string(&*end).unwrap();
-        store.append(1, end, json.into(), Some(Note::Ended(id("a"), Progress::default()))).await.unwrap();
+        store.append(1, end, json.into(), vec![Note::Ended(id("a"), Progress::default())]).await.unwrap();
         store.flush().await.unwrap();
         let row = store.session(&id("a")).await.unwrap().unwrap();
         assert!(row.state == SessionState::Closed && row.ended_at.is_some());
@@ -321,11 +378,12 @@ mod tests {
         store.note(Note::Checkpoint(id("a"), checkpoint(1))).await.unwrap();
         store.note(Note::Silent(id("a"), text(4, 1.0, ""))).await.unwrap();
         store.note(Note::Told { session: id("a"), seq: 1, event: 1 }).await.unwrap();
+        store.note(Note::Committed { session: id("a"), segment: 5, text: "hola".into() }).await.unwrap();
         assert!(store.delete_session(&id("a")).await.unwrap());
         let left = |table: &'static str| {
             store.read(move |db| db.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get::<_, u64>(0)))
         };
-        for table in ["checkpoints", "silent_segments", "told"] {
+        for table in ["checkpoints", "silent_segments", "open_segments", "told"] {
             assert_eq!(left(table).await.unwrap(), 0, "{table}");
         }
     }

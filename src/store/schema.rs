@@ -10,7 +10,8 @@ use crate::base::{Error, Kind, Result};
 ///
 /// `events.session` is empty for what the node itself says: unlike NULL, it takes part in the unique index.
 /// `checkpoints` and `silent_segments` (those without text, which are no events) are of a session's open take. `told`:
-/// under which `seq` a client was sent which event's result.
+/// under which `seq` a client was sent which event's result. `open_segments`: of segments of the open take, what is in no
+/// event: committed words while they are spoken, times of words once they are told.
 const STEPS: &[&str] = &[
     "
     CREATE TABLE events (
@@ -73,6 +74,15 @@ const STEPS: &[&str] = &[
 ",
     "
     ALTER TABLE sessions ADD COLUMN speakers TEXT;
+",
+    "
+    CREATE TABLE open_segments (
+        session TEXT NOT NULL,
+        id INTEGER NOT NULL,
+        committed TEXT,
+        words TEXT,
+        PRIMARY KEY (session, id)
+    ) STRICT, WITHOUT ROWID;
 ",
 ];
 

@@ -36,7 +36,7 @@ pub(super) enum Work {
         position: i64,
         event: Arc<Event>,
         json: Arc<str>,
-        note: Option<Note>,
+        notes: Vec<Note>,
     },
     Note(Note),
     Cursor {
@@ -181,9 +181,9 @@ fn transact(db: &mut Connection, batch: &mut [Work]) -> rusqlite::Result<Option<
     let mut last = None;
     for work in batch {
         match work {
-            Work::Event { position, event, json, note } => {
+            Work::Event { position, event, json, notes } => {
                 events::insert(&transaction, *position, event, json, now)?;
-                note.iter().try_for_each(|note| note.write(&transaction))?;
+                notes.iter().try_for_each(|note| note.write(&transaction))?;
                 last = Some(*position);
             }
             Work::Note(note) => note.write(&transaction)?,

@@ -1,6 +1,9 @@
 //! Cut lines, killed daemons, second clients: a session goes on as if nothing had happened.
 
+use std::{collections::BTreeMap, time::Duration};
+
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 use crate::harness::{Daemon, Stream, speech_pcm};
 
@@ -203,6 +206,68 @@ async fn a_killed_daemon_goes_on_where_it_was() {
     assert_eq!(transcript(&result), transcript(&expected));
     stream.close().await;
     assert_published_once(&daemon, "s1", &result).await;
+}
+
+/// What was told as committed of each segment, the last of it; every one begins those after it, and the final text.
+fn committed(messages: &[Value]) -> BTreeMap<u64, String> {
+    let mut committed: BTreeMap<u64, String> = BTreeMap::new();
+    for message in messages {
+        if message["type"] == "partial_result" {
+            let before = committed.entry(message["segment"].as_u64().unwrap()).or_default();
+            let now = message["committed"].as_str().unwrap();
+            assert!(now.starts_with(&**before), "{before:?} became {now:?}");
+            *before = now.to_owned();
+        } else if message["type"] == "segment_result" {
+            let segment = &message["segment"];
+            let before = committed.get(&segment["id"].as_u64().unwrap()).cloned().unwrap_or_default();
+            assert!(segment["text"].as_str().unwrap().starts_with(&*before), "{before:?} is not in {segment}");
+        }
+    }
+    committed
+}
+
+#[tokio::test]
+async fn committed_words_outlive_the_daemon_that_heard_them() {
+    let sets = ["tasks.transcribe.model=test-count", "audio.first_partial_ms=300", "audio.partial_interval_ms=100"];
+    let daemon = Daemon::start_with(&sets);
+    let audio = speech_pcm();
+    let mut stream = daemon.audio(config("s1")).await;
+    let mut sent = 0;
+    // Speech goes on until words are committed.
+    while committed(&stream.seen).values().all(String::is_empty) {
+        stream.audio(&audio[sent..sent + 9_600]).await;
+        sent += 9_600;
+        drop(timeout(Duration::from_secs(1), stream.until("partial_result")).await);
+    }
+    let seen = stream.seen.clone();
+    let before = committed(&seen)[&0].clone();
+    assert!(stream.of("segment_result").is_empty());
+    // The next one understands something else, and is heard by a client that says nothing more.
+    let daemon = daemon.kill_and_restart_with("tasks.transcribe.model=test-echo");
+    let mut stream = daemon.audio(resume_after("s1", seen.last().unwrap()["seq"].as_u64().unwrap())).await;
+    let result = send_rest(&mut stream, &audio).await;
+    committed(&[seen, stream.seen.clone()].concat());
+    let text = result["segments"][0]["text"].as_str().unwrap();
+    assert!(text.starts_with(&before) && text.ends_with(" dB"), "{before:?}, then {text:?}");
+    stream.close().await;
+    assert_published_once(&daemon, "s1", &result).await;
+}
+
+#[tokio::test]
+async fn committed_words_are_all_that_is_left_where_nobody_can_transcribe_any_more() {
+    let sets = ["tasks.transcribe.model=test-count", "audio.first_partial_ms=300", "audio.partial_interval_ms=100"];
+    let daemon = Daemon::start_with(&sets);
+    let mut stream = daemon.audio(config("s1")).await;
+    for part in speech_pcm()[..80_000].chunks(9_600) {
+        stream.audio(part).await;
+        drop(timeout(Duration::from_secs(1), stream.until("partial_result")).await);
+    }
+    let before = committed(&stream.seen)[&0].clone();
+    assert!(!before.is_empty(), "{:#?}", stream.seen);
+    let daemon = daemon.kill_and_restart_with("tasks.transcribe.model=none-such");
+    let mut stream = daemon.audio(resume("s1")).await;
+    let result = send_rest(&mut stream, &speech_pcm()).await;
+    assert_eq!((&result["segments"][0]["text"], &result["unavailable"]), (&json!(before), &json!(["transcribe"])));
 }
 
 #[tokio::test]

@@ -197,6 +197,28 @@ async fn the_final_result_has_a_segment_in_parts_where_the_speaker_changes_in_it
 }
 
 #[tokio::test]
+async fn a_segment_that_was_told_before_the_daemon_was_killed_is_split_too() {
+    let sets = [&SETS[..], &["vad.min_silence_ms=3000"]].concat();
+    let daemon = Daemon::start_with(&sets);
+    let mut stream = daemon.audio(config("killed")).await;
+    let mut audio = conversation(&[1, 1, 8], 0);
+    audio.resize(audio.len() + 4 * 32_000, 0);
+    for chunk in audio.chunks(3200) {
+        stream.audio(chunk).await;
+    }
+    let told = timeout(LIMIT, stream.until("segment_result")).await.unwrap();
+    assert!(told["segment"].get("words").is_none(), "{told}");
+    while stream.until("ack").await["received_samples"] != json!(audio.len() / 2) {}
+    let daemon = daemon.kill_and_restart();
+    let mut resume = config("killed");
+    resume["resume"] = json!(true);
+    let mut stream = daemon.audio(resume).await;
+    let result = take(&mut stream, &[]).await;
+    assert_eq!(speakers(&result["segments"]), ["S1", "S2"], "{result}");
+    assert!(result["segments"][0].get("words").is_none(), "{result}");
+}
+
+#[tokio::test]
 async fn a_known_voice_has_its_name_in_a_session() {
     let daemon = Daemon::start_with(&SETS);
     let quiet = daemon.dir().join("quiet.wav");

@@ -138,8 +138,9 @@ impl<'a> Stock<'a> {
         let mut beside = None;
         let (variant, appetite, checked, built_of) = match model {
             #[cfg(any(test, feature = "test-engine"))]
-            "test-echo" => {
-                let recipe = BuiltOf::Recipe(Recipe::of(AsrSpec::TestEcho));
+            "test-echo" | "test-count" => {
+                let spec = if model == "test-count" { AsrSpec::TestCount } else { AsrSpec::TestEcho };
+                let recipe = BuiltOf::Recipe(Recipe::of(spec));
                 ("only".to_owned(), Appetite::new(1 << 20, &Memory::default()), None, recipe)
             }
             _ => {

@@ -80,10 +80,10 @@ impl SessionTask {
         }
         self.count(&take);
         let mut segments = take.into_segments();
-        segments.iter_mut().for_each(|segment| self.trim(segment));
+        segments.iter_mut().for_each(|segment| drop(self.trim(segment)));
         let result = final_result(segments, samples, &self.config, self.transcribes, diarized);
         let over = Note::TakeOver(self.config.id.clone(), self.timeline.progress());
-        let published = self.publish(EventType::TranscriptFinal, json!(result), Some(over)).await;
+        let published = self.publish(EventType::TranscriptFinal, json!(result), vec![over]).await;
         self.journaled(published.position).await;
         self.say_result(&published, Said::Final(result)).await;
         self.intake.close_take();
@@ -132,7 +132,7 @@ impl SessionTask {
             self.note(Note::Speakers(self.config.id.clone(), self.speakers.without_voices())).await;
         }
         // With its row, so that no crash leaves a session that is over and was never said to be, or the other way round.
-        self.publish(EventType::SessionEnd, data, Some(Note::Ended(self.config.id.clone(), progress))).await;
+        self.publish(EventType::SessionEnd, data, vec![Note::Ended(self.config.id.clone(), progress)]).await;
         if !self.services.keep_audio {
             self.services.audio_log.release(&self.config.id);
         }

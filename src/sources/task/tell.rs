@@ -2,15 +2,22 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures_util::FutureExt;
 use serde_json::{Value, json};
 
 use super::SessionTask;
 use crate::{
     base::Error,
-    flow::{Draft, EventType, TextSegment},
+    flow::{Draft, EventType, TextSegment, Word},
     publish::Published,
     segment::Shown,
-    sources::{Said, acks::Ack, finals::Spoken, take::News},
+    sources::{
+        Said,
+        acks::Ack,
+        committed::Partial,
+        finals::Spoken,
+        take::{News, Take},
+    },
     store::Note,
     telemetry::events::{SegmentCut, emit},
 };
@@ -24,12 +31,13 @@ impl SessionTask {
             News::Speech { speaking, at, checkpoint } => {
                 let state = if speaking { "start" } else { "end" };
                 let note = checkpoint.map(|it| Note::Checkpoint(self.config.id.clone(), it));
-                self.publish(EventType::Speech, json!({ "state": state, "at": at }), note).await;
+                let notes = note.into_iter().collect();
+                self.publish(EventType::Speech, json!({ "state": state, "at": at }), notes).await;
                 self.say(Said::Speech { speaking, at }).await;
             }
-            News::Partial { shown: Shown { text, committed }, segment, start } => {
+            News::Partial(Partial { shown: Shown { text, committed }, segment, start }) => {
                 let data = json!({ "text": text, "committed": committed, "segment": segment, "start": start });
-                self.publish(EventType::TranscriptPartial, data, None).await;
+                self.publish(EventType::TranscriptPartial, data, Vec::new()).await;
                 self.say(Said::Partial { text, committed, segment, start }).await;
             }
             News::Segment(Spoken { mut segment, error, voice }) => {
@@ -44,14 +52,20 @@ impl SessionTask {
                 if let Some(take) = &mut self.take {
                     take.settle(segment.clone());
                 }
-                self.trim(&mut segment);
+                let words = self.trim(&mut segment);
                 if segment.text.is_empty() {
                     self.note(Note::Silent(self.config.id.clone(), segment)).await;
                 } else {
                     let data = json!({ "segment": segment });
                     // With what is told, so that after a crash neither is known without the other.
-                    let note = heard.then(|| Note::Speakers(self.config.id.clone(), self.speakers.state()));
-                    let published = self.publish(EventType::TranscriptSegment, data, note).await;
+                    let mut notes = Vec::new();
+                    if heard {
+                        notes.push(Note::Speakers(self.config.id.clone(), self.speakers.state()));
+                    }
+                    if !words.is_empty() {
+                        notes.push(Note::Words { session: self.config.id.clone(), segment: segment.id, words });
+                    }
+                    let published = self.publish(EventType::TranscriptSegment, data, notes).await;
                     self.say_result(&published, Said::Segment(segment)).await;
                 }
             }
@@ -59,11 +73,21 @@ impl SessionTask {
         }
     }
 
-    /// Times of words that only serve to tell speakers apart are nobody's business.
-    pub(super) fn trim(&self, segment: &mut TextSegment) {
-        if !self.tells_words {
-            segment.words.clear();
+    /// Tells the text so far, once what is committed of it is kept.
+    pub(super) async fn show(&mut self, partial: Partial) {
+        let Some(commitments) = self.take.as_mut().map(Take::commitments) else { return };
+        if commitments.holds(&partial) {
+            return self.tell(News::Partial(partial)).await;
         }
+        let (session, text) = (self.config.id.clone(), partial.shown.committed.clone());
+        let note = Note::Committed { session, segment: partial.segment, text };
+        let store = self.services.store.clone();
+        commitments.keep(partial, async move { store.note_durably(note).await }.boxed());
+    }
+
+    /// Times of words that only serve to tell speakers apart are nobody's business. Returns those.
+    pub(super) fn trim(&self, segment: &mut TextSegment) -> Vec<Word> {
+        if self.tells_words { Vec::new() } else { std::mem::take(&mut segment.words) }
     }
 
     pub(super) async fn say_ack(&mut self) {
@@ -72,10 +96,10 @@ impl SessionTask {
         }
     }
 
-    pub(super) async fn publish(&mut self, kind: EventType, data: Value, note: Option<Note>) -> Arc<Published> {
+    pub(super) async fn publish(&mut self, kind: EventType, data: Value, notes: Vec<Note>) -> Arc<Published> {
         let device = self.config.device.as_str().into();
         let draft = Draft { kind, device, session: Some(self.config.id.clone()), data };
-        self.services.hub.publish_with(draft, note).await
+        self.services.hub.publish_with(draft, notes).await
     }
 
     /// A client that has its result forgets the audio: what it is told must be on disk, whatever becomes of us.

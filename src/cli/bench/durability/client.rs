@@ -44,8 +44,12 @@ pub(super) struct Heard {
     pub(super) taken_back: usize,
     pub(super) repeated: usize,
     pub(super) changed: usize,
+    /// Partial and final texts that do not begin with what was committed before.
+    pub(super) revised: usize,
     acknowledged: u64,
     segments: HashMap<u64, Value>,
+    /// Of segments whose final text has not come.
+    committed: HashMap<u64, String>,
 }
 
 impl Client {
@@ -114,9 +118,19 @@ impl Heard {
                 self.acknowledged(message);
             }
             Some("ack") => self.acknowledged(message),
+            Some("partial_result") => {
+                let id = message["segment"].as_u64().unwrap_or(u64::MAX);
+                let now = message["committed"].as_str().unwrap_or_default();
+                let before = self.committed.entry(id).or_default();
+                self.revised += usize::from(!now.starts_with(&**before));
+                now.clone_into(before);
+            }
             Some("segment_result") => {
                 let segment = &message["segment"];
                 let id = segment["id"].as_u64().unwrap_or(u64::MAX);
+                let committed = self.committed.remove(&id).unwrap_or_default();
+                let text = segment["text"].as_str().unwrap_or_default();
+                self.revised += usize::from(!text.starts_with(&committed));
                 match self.segments.get(&id) {
                     Some(known) if known == segment => self.repeated += 1,
                     Some(_) => self.changed += 1,

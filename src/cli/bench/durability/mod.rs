@@ -239,6 +239,7 @@ fn report(
         ),
         wanted("final results, ends of the session", format!("{}, {}", ends.0, ends.1), "1, 1", ends == (1, 1)),
         wanted("segments told with another text", heard.changed.to_string(), "0", heard.changed == 0),
+        wanted("committed words taken back", heard.revised.to_string(), "0", heard.revised == 0),
         told("segments told more than once", heard.repeated.to_string()),
     ];
     let holds = figures.iter().all(|figure| figure.holds != Some(false));
