@@ -84,8 +84,17 @@ impl<F: FilePart> Form<F> {
 }
 
 pub(crate) async fn json<T: DeserializeOwned>(call: &mut Call) -> Result<T, Refusal> {
+    parsed(&bytes(call).await?)
+}
+
+/// As `json`; an empty body asks for nothing in particular.
+pub(crate) async fn json_if_any<T: DeserializeOwned + Default>(call: &mut Call) -> Result<T, Refusal> {
     let bytes = bytes(call).await?;
-    serde_json::from_slice(&bytes).map_err(|error| {
+    if bytes.is_empty() { Ok(T::default()) } else { parsed(&bytes) }
+}
+
+fn parsed<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
+    serde_json::from_slice(bytes).map_err(|error| {
         Error::invalid(format!("the body is not the JSON expected here: {error}")).hint("GET /docs describes it").into()
     })
 }

@@ -10,13 +10,16 @@ use serde_json::value::RawValue;
 
 use crate::{
     api::{
+        body,
         call::{Call, Response, json, not_found, text, typed},
         error::{Refusal, Reply},
-        wire::{EventList, SessionDetail, SessionInfo, SessionList, SessionTranscript},
+        speech, stt,
+        wire::{EventList, SessionDetail, SessionInfo, SessionList, SessionTranscript, SttAnswer, TranscribeRequest},
     },
     base::{Error, Result},
     flow::{Draft, EventType, Task, TextSegment, subtitles},
     jobs::{Analysis, Conversation, analyse},
+    sources::{Again, FinalResult, Retold},
     store::{SessionRow, SessionState},
 };
 
@@ -40,6 +43,7 @@ pub(crate) async fn list(call: Call) -> Reply {
     let query = call.query();
     let limit = page(query.number("limit")?)?;
     let store = &call.context().store;
+    store.settled().await;
     // One more than asked tells whether there is a next page.
     let mut rows = store.sessions(limit + 1, query.get("before"), query.get("device")).await?;
     let more = rows.len() > limit;
@@ -162,23 +166,50 @@ pub(crate) async fn analyze(call: Call) -> Reply {
     Ok(json(StatusCode::OK, &analysis))
 }
 
-/// Transcribe a session's audio again, while it is kept
+/// Transcribe a session once more
+///
+/// From its audio, while that is kept (`store.keep_audio`), and once the session is over. What is left out of the request is
+/// as the session's client had asked. The result stands for the session's transcript from then on, with segment ids of its
+/// own, and is published as `transcript.final` with `"again": true`. Waits for its turn behind all other work; leaving ends
+/// it and changes nothing.
 #[utoipa::path(post, path = "/sessions/{id}/transcribe", tag = "sessions",
     params(("id" = String, Path, description = "The session")),
-    responses((status = 503, description = "No model for it", body = crate::api::wire::ErrorBody)),
+    request_body(content = TranscribeRequest, description = "May be left out"),
+    responses((status = 200, description = "What is said in it", body = SttAnswer)),
 )]
-pub(crate) async fn transcribe(call: Call) -> Reply {
-    row(&call).await?;
-    call.context().registry.installed(Task::Transcribe)?;
-    Err(not_yet("sessions are not transcribed afterwards yet"))
-}
-
-fn not_yet(message: &str) -> Refusal {
-    Error::unavailable(message).hint("a later version does; the session is kept until then (store.keep_days)").into()
+pub(crate) async fn transcribe(mut call: Call) -> Reply {
+    let row = row(&call).await?;
+    let request: TranscribeRequest = body::json_if_any(&mut call).await?;
+    let language = request.language.filter(|language| !language.is_empty());
+    language.as_deref().map(speech::language).transpose()?;
+    let again = Again {
+        language,
+        diarize: request.diarize,
+        speakers: request.speakers.map(stt::speakers).transpose()?,
+        words: request.words,
+        prompt: request.prompt,
+        translate: request.task.as_deref().map(stt::translates).transpose()?,
+    };
+    let context = call.context();
+    let _place = stt::place(&call.app)?;
+    let Retold { result, probability, without_words } = context.sessions.transcribe_again(&row.id, again).await?;
+    let FinalResult { text, language, duration, segments, .. } = result;
+    let answer = SttAnswer {
+        text,
+        language,
+        probability,
+        duration,
+        segments,
+        model: context.settings.model_for(Task::Transcribe).unwrap_or_default().to_owned(),
+        unavailable: if without_words { vec!["words"] } else { Vec::new() },
+    };
+    Ok(json(StatusCode::OK, &answer))
 }
 
 async fn row(call: &Call) -> Result<SessionRow, Refusal> {
     let id = call.session_id()?;
+    // Who was just told that the session is over reads that it is.
+    call.context().store.settled().await;
     call.context().store.session(&id).await?.ok_or_else(|| not_found(format_args!("session {id}")))
 }
 

@@ -13,7 +13,10 @@ use hyper::{
 };
 use serde::Serialize;
 use serde_json::json;
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{
+    sync::{OwnedSemaphorePermit, mpsc},
+    time::timeout,
+};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
@@ -21,6 +24,7 @@ use crate::{
         Context, body,
         call::{Call, Response, json as answer_json},
         error::{Reply, told},
+        listen::App,
         speech::language,
         upload::Upload,
         wire::{SttAnswer, SttForm},
@@ -59,31 +63,25 @@ const KEEP_ALIVE: Duration = Duration::from_secs(10);
 pub(crate) async fn stt(mut call: Call) -> Reply {
     let context = Arc::clone(call.context());
     // A place before a gigabyte is taken in, not after.
-    let place = Arc::clone(&call.app.recordings).try_acquire_owned().map_err(|_| {
-        Error::new(Kind::Busy, "too many recordings are being transcribed already").hint("try again when one is done")
-    })?;
+    let place = place(&call.app)?;
     let mut form = body::large_form::<Upload>(&mut call).await?;
     let file = form.take_file()?.into_audio();
     let spoken = form.get("language").unwrap_or("auto").to_owned();
     language(&spoken)?;
     let diarize = form.flag("diarize")?;
     let words = form.flag("words")?;
-    let translate = match form.get("task") {
-        None | Some("transcribe") => false,
-        Some("translate") => true,
-        Some(_) => return Err(Error::invalid("task must be transcribe or translate").into()),
-    };
+    let translate = form.get("task").map(translates).transpose()?.unwrap_or(false);
     context.registry.installed(Task::Transcribe)?;
     let speakers = if diarize {
         context.registry.installed(Task::Diarize)?;
         let known = Voices::open(&context.settings.store_dir())?;
-        Some(FileSpeakers { count: speaker_count(form.get("speakers"))?, known })
+        Some(FileSpeakers::known(speaker_count(form.get("speakers"))?, known))
     } else {
         None
     };
     let prompt = form.get("prompt").map(str::to_owned);
     let transcribe = TranscribeAsk { words, translate, prompt, ..TranscribeAsk::of(Vec::new().into(), &spoken) };
-    let ask = FileAsk { transcribe, speakers };
+    let ask = FileAsk { transcribe, speakers, first_id: 0 };
     let (news, told) = mpsc::channel(NEWS_QUEUE);
     let model = context.settings.model_for(Task::Transcribe).unwrap_or_default().to_owned();
     let worker = AbortOnDropHandle::new(tokio::spawn(async move {
@@ -97,13 +95,32 @@ pub(crate) async fn stt(mut call: Call) -> Reply {
     Ok(answer_json(StatusCode::OK, &work.answer().await?))
 }
 
+/// Of a recording among those that are transcribed at a time.
+pub(crate) fn place(app: &App) -> Result<OwnedSemaphorePermit> {
+    Arc::clone(&app.recordings).try_acquire_owned().map_err(|_| {
+        Error::new(Kind::Busy, "too many recordings are being transcribed already").hint("try again when one is done")
+    })
+}
+
 /// How many speakers there are, where the client knows it.
 fn speaker_count(text: Option<&str>) -> Result<Option<usize>> {
-    let Some(text) = text else { return Ok(None) };
-    match text.parse() {
-        Ok(count @ 1..=MOST_SPEAKERS) => Ok(Some(count)),
+    // What is no number is as wrong as none at all.
+    text.map(|text| speakers(text.parse().unwrap_or(0))).transpose()
+}
+
+pub(crate) fn speakers(count: usize) -> Result<usize> {
+    match count {
+        1..=MOST_SPEAKERS => Ok(count),
         _ => Err(Error::invalid(format!("speakers must be a number from 1 to {MOST_SPEAKERS}"))
             .hint("leave it out where it is not known")),
+    }
+}
+
+pub(crate) fn translates(task: &str) -> Result<bool> {
+    match task {
+        "transcribe" => Ok(false),
+        "translate" => Ok(true),
+        _ => Err(Error::invalid("task must be transcribe or translate")),
     }
 }
 

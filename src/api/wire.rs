@@ -263,6 +263,25 @@ pub struct SttForm {
     pub task: Option<String>,
 }
 
+/// `POST /sessions/{id}/transcribe`; what is left out is as the session's client had asked.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct TranscribeRequest {
+    /// A code such as `es`, or `auto`.
+    pub language: Option<String>,
+    /// Tell the speakers apart.
+    pub diarize: Option<bool>,
+    /// With `diarize`: how many speakers there are, where it is known.
+    #[schema(minimum = 1, maximum = 64)]
+    pub speakers: Option<usize>,
+    /// Times of words.
+    pub words: Option<bool>,
+    /// Names and terms that are likely to be said.
+    pub prompt: Option<String>,
+    /// `transcribe`, or `translate` into English.
+    pub task: Option<String>,
+}
+
 #[derive(Debug, Serialize, ToSchema)]
 pub struct SttAnswer {
     pub text: String,

@@ -178,11 +178,11 @@ impl Args {
         let speakers = match self.diarize {
             true => {
                 let known = Voices::open(&settings.store_dir())?;
-                Some(FileSpeakers { count: self.speakers.map(usize::from), known })
+                Some(FileSpeakers::known(self.speakers.map(usize::from), known))
             }
             false => None,
         };
-        let ask = FileAsk { transcribe, speakers };
+        let ask = FileAsk { transcribe, speakers, first_id: 0 };
         let (news, mut told) = mpsc::channel(NEWS_QUEUE);
         let desk = Arc::clone(desk);
         let work = tokio::spawn(async move { desk.transcribe(stream, ask, news).await });

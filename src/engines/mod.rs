@@ -40,7 +40,9 @@ use host::{Restarts, alive, died_too_often};
 
 pub(crate) use host::child::serve;
 
-pub use asr::{Decode, Guards, Piece, PieceText, SegmentText, TranscribeAsk, TranscribeStep, longform, transcript};
+pub use asr::{
+    Decode, Guards, Piece, PieceText, SegmentText, TranscribeAsk, TranscribeStep, guarded, longform, transcript,
+};
 pub use ballast::{Ballast, BallastAsk, BallastSpec};
 pub use chat::{Chat, ChatAsk, Chatter, End, Message, Role, Said, Sampling, TextStep, Usage};
 pub use diarize::{

@@ -33,14 +33,45 @@ pub struct FileAsk {
     /// Its pieces are not looked at.
     pub transcribe: TranscribeAsk,
     pub speakers: Option<FileSpeakers>,
+    /// The id of its first segment.
+    pub first_id: u64,
 }
 
 /// How its speakers are told apart.
 pub struct FileSpeakers {
     /// How many there are, where it is known.
     pub count: Option<usize>,
-    /// Whose names are known.
-    pub known: Voices,
+    /// What they are called, in their order.
+    pub names: Naming,
+}
+
+/// What the speakers of a recording are called.
+pub type Naming = Box<dyn FnOnce(&Cast) -> Vec<String> + Send + Sync>;
+
+impl FileSpeakers {
+    /// Called by their names where they are known.
+    pub fn known(count: Option<usize>, known: Voices) -> FileSpeakers {
+        FileSpeakers { count, names: Box::new(move |cast| cast.names(&known)) }
+    }
+}
+
+/// Where the samples of a recording come from.
+pub trait Recorded: Send {
+    /// The next ones, at 16 kHz; None when these were all, or after an error.
+    fn next(&mut self) -> impl Future<Output = Option<Result<Vec<f32>>>> + Send;
+
+    /// How long it is, where that is known.
+    fn duration(&self) -> Option<Duration>;
+}
+
+impl Recorded for FileStream {
+    async fn next(&mut self) -> Option<Result<Vec<f32>>> {
+        FileStream::next(self).await
+    }
+
+    fn duration(&self) -> Option<Duration> {
+        FileStream::duration(self)
+    }
 }
 
 /// What is told while the work goes on. Who speaks is known at its end only.
@@ -81,7 +112,7 @@ impl FileDesk {
     /// Dropping the future ends the work at the engine's next step; so does dropping the other end of `news`.
     pub async fn transcribe(
         &self,
-        stream: FileStream,
+        mut stream: impl Recorded,
         ask: FileAsk,
         news: mpsc::Sender<FileNews>,
     ) -> Result<FileSummary> {
@@ -125,7 +156,7 @@ struct Work<'a> {
 
 impl<'a> Work<'a> {
     fn new(desk: &'a FileDesk, ask: FileAsk, news: mpsc::Sender<FileNews>) -> Work<'a> {
-        let FileAsk { transcribe, speakers } = ask;
+        let FileAsk { transcribe, speakers, first_id } = ask;
         let tells_words = transcribe.words;
         let transcribe = TranscribeAsk { words: tells_words || speakers.is_some(), ..transcribe };
         Work {
@@ -140,7 +171,7 @@ impl<'a> Work<'a> {
             heard: 0,
             begun: false,
             news,
-            next_id: 0,
+            next_id: first_id,
             told_at: Instant::now(),
         }
     }
@@ -175,7 +206,9 @@ impl<'a> Work<'a> {
         let spoken = match self.speakers.take() {
             Some((mut overhearing, speakers)) => {
                 overhearing.hear(rest).await?;
-                Some(self.attributed(&overhearing.finish(speakers.count).await?, &speakers.known))
+                let cast = overhearing.finish(speakers.count).await?;
+                let names = (speakers.names)(&cast);
+                Some(self.attributed(&cast, &names))
             }
             None => None,
         };
@@ -209,8 +242,7 @@ impl<'a> Work<'a> {
         if self.tells_words { segment } else { TextSegment { words: Vec::new(), ..segment } }
     }
 
-    fn attributed(&mut self, cast: &Cast, known: &Voices) -> Vec<TextSegment> {
-        let names: Vec<String> = cast.names(known);
+    fn attributed(&mut self, cast: &Cast, names: &[String]) -> Vec<TextSegment> {
         let told = std::mem::take(&mut self.told);
         let spoken = attribute(told, &cast.turns, |speaker| names[speaker].clone(), &mut self.next_id);
         spoken.into_iter().map(|segment| self.without_words(segment)).collect()

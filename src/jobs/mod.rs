@@ -11,7 +11,7 @@ mod worker;
 
 pub use analysis::{Analysis, Conversation, analyse};
 pub use ask::{Answer, Ask};
-pub use files::{FileAsk, FileDesk, FileNews, FileSpeakers, FileSummary};
+pub use files::{FileAsk, FileDesk, FileNews, FileSpeakers, FileSummary, Naming, Recorded};
 pub use queue::{Offer, Queue, QueueDepth, QueueLimits};
 pub use scene::{Hazard, Looking, Scene};
 pub use speakers::Overhearing;

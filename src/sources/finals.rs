@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use crate::{
     base::{Error, Kind, Result},
-    engines::{Asr, Embedded, PieceText, TranscribeAsk, transcript},
+    engines::{Asr, Embedded, PieceText, TranscribeAsk, guarded, transcript},
     flow::{Pcm, Priority, SessionConfig, TextSegment},
     jobs::{Answer, Ask, Queue},
     segment::{Committer, Fit, Likelihood, SessionLanguage},
@@ -152,7 +152,7 @@ impl Unsettled {
                 return Settled::Again(Box::new(self));
             }
         }
-        let transcript = transcript(pieces);
+        let transcript = transcript(guarded(pieces));
         let (found, probability) = self.decided.take().unwrap_or((transcript.language, transcript.probability));
         let start = self.segment.start;
         let shift = |secs: f64| ((start + secs) * 1000.0).round() / 1000.0;
@@ -249,6 +249,22 @@ mod tests {
         assert_eq!((segment.text.as_str(), segment.language.as_str(), segment.probability), ("hola", "es", 0.4));
         let clear = heard("en", &[("en", 0.97), ("es", 0.02)], "good morning");
         assert_eq!(done(unsettled("").settle(clear, &mut language)).0.language, "en");
+    }
+
+    #[test]
+    fn a_phrase_that_models_write_into_noise_is_left_out_where_the_model_doubts_it() {
+        let mut language = SessionLanguage::new("es");
+        let said = |avg_logprob: f32| {
+            let mut pieces = heard("es", &[], "¡Gracias por ver el video!").unwrap();
+            (pieces[0].segments[0].avg_logprob, pieces[0].segments[0].end) = (avg_logprob, 2.0);
+            Ok(pieces)
+        };
+        let mut text = |committed: &str, texts: Texts| done(unsettled(committed).settle(texts, &mut language)).0.text;
+        assert_eq!(text("", said(-0.8)), "");
+        assert_eq!(text("", said(-0.1)), "¡Gracias por ver el video!", "people do say it");
+        assert_eq!(text("gracias por", said(-0.8)), "gracias por", "what was committed stays");
+        let loops = heard("es", &[], &"no sé qué ".repeat(9));
+        assert_eq!(text("", loops), "no sé qué");
     }
 
     #[test]

@@ -5,10 +5,11 @@
 //! - `intake`, `line`: from and to its client; `acks`, `chunks`: what it may forget, what comes twice
 //! - `take`: segments and their texts; `ears`: what is heard of it; `marks`: where its audio stands
 //! - `partials`: the text while it is spoken, at a `pace`; `committed`: what of it stays; `finals`: the text that stays
-//! - `speakers`: who speaks in it
-//! - `kept`, `recovery`: how a session goes on after a crash
+//! - `speakers`: who speaks in it; `warm`: its models are there when somebody speaks
+//! - `kept`, `recovery`: how a session goes on after a crash; `again`: how one that is over is transcribed once more
 
 mod acks;
+mod again;
 mod chunks;
 mod committed;
 mod course;
@@ -27,6 +28,7 @@ mod sessions;
 mod speakers;
 mod take;
 mod task;
+mod warm;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -44,6 +46,7 @@ use crate::{
     store::{AudioLog, Seen, Store},
 };
 
+pub use again::{Again, Retold};
 pub use partials::PartialRules;
 pub use sessions::{Opened, Sessions};
 
@@ -155,6 +158,9 @@ pub struct FinalResult {
     pub segments: Vec<TextSegment>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub unavailable: Vec<Task>,
+    /// It is of the whole session, transcribed once more, and stands for all that was told before.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub again: bool,
 }
 
 /// The speech rules that the settings describe.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::{
-    engines::{Asr, Decode, PieceText, transcript},
+    engines::{Asr, Decode, PieceText, guarded, transcript},
     flow::{Pcm, SAMPLE_RATE_HZ, SessionConfig},
     jobs::{Answer, Ask, Offer, Queue},
     segment::{CommitRule, Committer, ReadWord, Reading, SessionLanguage, Shown, Span, Speaking},
@@ -232,7 +232,8 @@ impl Partials {
             );
         }
         open.read_until = span.end;
-        let reading = reading(&pieces, secs(span.len()).as_secs_f64());
+        // What a final text would leave out is not shown either.
+        let reading = reading(&guarded(pieces.clone()), secs(span.len()).as_secs_f64());
         let cut_after = cut_from.map(|cut| secs(cut.saturating_sub(open.since)).as_secs_f64());
         // Nothing is committed to whom nothing is shown.
         let shown = if self.wanted { open.committer.read(reading, cut_after) } else { Shown::default() };

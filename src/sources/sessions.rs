@@ -19,7 +19,7 @@ use crate::{
     flow::{Draft, EventType, SessionConfig, SessionId, Task, Wish},
     segment::SessionLanguage,
     sources::{
-        Coming, Input, SharedServices, Told,
+        Coming, Input, Services, SharedServices, Told,
         course::Course,
         recovery,
         speakers::SessionSpeakers,
@@ -75,6 +75,10 @@ pub struct Opened {
 impl Sessions {
     pub fn new(services: SharedServices) -> Sessions {
         Sessions { services, live: Arc::default() }
+    }
+
+    pub(super) fn services(&self) -> &Services {
+        &self.services
     }
 
     pub fn count(&self) -> usize {
@@ -269,7 +273,7 @@ impl Sessions {
     }
 
     /// A place for a session that is not live; it takes one beyond the limit, if need be.
-    fn enter(&self, id: &SessionId) -> Option<(Entered, mpsc::Receiver<Box<Arriving>>)> {
+    pub(super) fn enter(&self, id: &SessionId) -> Option<(Entered, mpsc::Receiver<Box<Arriving>>)> {
         let mut live = self.lock();
         if live.contains_key(id) {
             return None;
@@ -303,7 +307,7 @@ impl Sessions {
     }
 
     /// Whose voices are known. Sessions go on without them.
-    fn known_voices(&self) -> Voices {
+    pub(super) fn known_voices(&self) -> Voices {
         Voices::open(&self.services.voices_dir).unwrap_or_else(|error| {
             log::error!("nobody is called by name: {}", error.full());
             Voices::default()
@@ -323,7 +327,7 @@ struct WayIn {
 }
 
 /// Gives the place back, also when opening fails half-way.
-struct Entered {
+pub(super) struct Entered {
     sessions: Sessions,
     id: SessionId,
     gone: CancellationToken,

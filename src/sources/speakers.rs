@@ -111,18 +111,29 @@ impl SessionSpeakers {
             (*start, *end) = (*start + offset_secs, *end + offset_secs);
         }
         let numbers: Vec<Option<usize>> = segments.iter().map(|it| self.live.number(it.speaker.as_deref()?)).collect();
-        let published: Vec<SpokenBy> = segments
-            .iter()
-            .zip(&numbers)
-            .filter_map(|(it, number)| Some(SpokenBy { start: it.start, end: it.end, speaker: (*number)? }))
-            .collect();
-        let adopted = self.live.adopt(&cast, &published);
-        adopted.iter().for_each(|speaker| self.live.recognise(*speaker, &self.known));
+        let adopted = self.adopt(&cast, &segments);
         // A name that came to be known after the segment was told.
         for (segment, number) in segments.iter_mut().zip(numbers) {
             segment.speaker = number.map(|number| self.live.called(number));
         }
         attribute(segments, &cast.turns, |speaker| self.live.called(adopted[speaker]), next_id)
+    }
+
+    /// What the speakers of all takes are called, as `told` calls them.
+    pub(super) fn names(&mut self, cast: &Cast, told: &[TextSegment]) -> Vec<String> {
+        self.adopt(cast, told).into_iter().map(|speaker| self.live.called(speaker)).collect()
+    }
+
+    /// The numbers of a cast's speakers.
+    fn adopt(&mut self, cast: &Cast, told: &[TextSegment]) -> Vec<usize> {
+        let by_whom = |it: &TextSegment| {
+            let speaker = self.live.number(it.speaker.as_deref()?)?;
+            Some(SpokenBy { start: it.start, end: it.end, speaker })
+        };
+        let published: Vec<SpokenBy> = told.iter().filter_map(by_whom).collect();
+        let adopted = self.live.adopt(cast, &published);
+        adopted.iter().for_each(|speaker| self.live.recognise(*speaker, &self.known));
+        adopted
     }
 }
 

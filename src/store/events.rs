@@ -1,6 +1,9 @@
 //! The journal: every event in the order of its position, and how far each reader of it has come.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 use tokio::{sync::watch, time::timeout};
@@ -13,6 +16,9 @@ use crate::{
 
 /// Where the journal ends is kept apart from the events, so that deleting the last of them gives no position out twice.
 const END: &str = "journal";
+
+/// A group is committed every 50 ms, and one takes some milliseconds.
+const SETTLE_LIMIT: Duration = Duration::from_secs(1);
 
 impl Store {
     /// Hands an event over, with what is to be noted in the same transaction; it is committed within the writer's window.
@@ -32,6 +38,14 @@ impl Store {
     /// Follows the last committed position: wakes who reads the journal along (the outbox).
     pub fn committed(&self) -> watch::Receiver<i64> {
         self.0.committed.clone()
+    }
+
+    /// Returns once what was published so far is committed: whoever was told of it finds it. Waits no longer than a disk
+    /// should take; what one in trouble holds back is not found.
+    pub async fn settled(&self) {
+        let published = self.last_position();
+        let mut committed = self.committed();
+        drop(timeout(SETTLE_LIMIT, committed.wait_for(|position| *position >= published)).await);
     }
 
     /// The last committed `seq` of a session (`None`: of the node itself); 0 when there is none.

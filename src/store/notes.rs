@@ -31,8 +31,12 @@ pub enum Note {
     Words { session: SessionId, segment: u64, words: Vec<Word> },
     /// Who speaks in the session so far, as JSON. The store does not look inside.
     Speakers(SessionId, String),
-    /// A take is over.
+    /// A take is over …
     TakeOver(SessionId, Progress),
+    /// … for nothing: its client did not want it.
+    TakeDropped(SessionId, Progress),
+    /// A session that is over was transcribed once more.
+    Retold(SessionId, Progress),
     /// The session is over.
     Ended(SessionId, Progress),
     /// Its client was sent, as its message `seq`, the result of the session's event of that number.
@@ -107,6 +111,13 @@ impl Note {
                 forget_take(db, session)?;
                 note_progress(db, session, *progress)
             }
+            Note::TakeDropped(session, progress) => {
+                forget_take(db, session)?;
+                db.prepare_cached("INSERT OR IGNORE INTO dropped_takes (session, take) VALUES (?, ?)")?
+                    .execute(params![session.as_str(), progress.takes])?;
+                note_progress(db, session, *progress)
+            }
+            Note::Retold(session, progress) => note_progress(db, session, *progress),
             Note::Ended(session, progress) => {
                 forget_take(db, session)?;
                 note_progress(db, session, *progress)?;
@@ -187,6 +198,17 @@ impl Store {
         .await
     }
 
+    /// The session's takes that its clients did not want.
+    pub async fn dropped_takes(&self, id: &SessionId) -> Result<Vec<u64>> {
+        let session = id.clone();
+        self.read(move |db| {
+            db.prepare_cached("SELECT take FROM dropped_takes WHERE session = ?")?
+                .query_map([session.as_str()], |row| row.get(0))?
+                .collect()
+        })
+        .await
+    }
+
     pub async fn open_take(&self, id: &SessionId) -> Result<OpenTake> {
         let session = id.clone();
         let (checkpoint, silent, beside) = self
@@ -228,7 +250,10 @@ fn to_json(value: &impl serde::Serialize) -> rusqlite::Result<String> {
 /// Everything noted of a session that is deleted.
 pub(super) fn forget(db: &Connection, session: &SessionId) -> rusqlite::Result<()> {
     forget_take(db, session)?;
-    db.prepare_cached("DELETE FROM told WHERE session = ?")?.execute([session.as_str()]).map(drop)
+    for sql in ["DELETE FROM told WHERE session = ?", "DELETE FROM dropped_takes WHERE session = ?"] {
+        db.prepare_cached(sql)?.execute([session.as_str()])?;
+    }
+    Ok(())
 }
 
 fn forget_take(db: &Connection, session: &SessionId) -> rusqlite::Result<()> {
@@ -378,12 +403,15 @@ mod tests {
         store.note(Note::Checkpoint(id("a"), checkpoint(1))).await.unwrap();
         store.note(Note::Silent(id("a"), text(4, 1.0, ""))).await.unwrap();
         store.note(Note::Told { session: id("a"), seq: 1, event: 1 }).await.unwrap();
+        store.note(Note::TakeDropped(id("a"), Progress { takes: 1, ..Progress::default() })).await.unwrap();
         store.note(Note::Committed { session: id("a"), segment: 5, text: "hola".into() }).await.unwrap();
+        store.flush().await.unwrap();
+        assert_eq!(store.dropped_takes(&id("a")).await.unwrap(), [1]);
         assert!(store.delete_session(&id("a")).await.unwrap());
         let left = |table: &'static str| {
             store.read(move |db| db.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get::<_, u64>(0)))
         };
-        for table in ["checkpoints", "silent_segments", "open_segments", "told"] {
+        for table in ["checkpoints", "silent_segments", "open_segments", "told", "dropped_takes"] {
             assert_eq!(left(table).await.unwrap(), 0, "{table}");
         }
     }

@@ -11,7 +11,8 @@ use crate::base::{Error, Kind, Result};
 /// `events.session` is empty for what the node itself says: unlike NULL, it takes part in the unique index.
 /// `checkpoints` and `silent_segments` (those without text, which are no events) are of a session's open take. `told`:
 /// under which `seq` a client was sent which event's result. `open_segments`: of segments of the open take, what is in no
-/// event: committed words while they are spoken, times of words once they are told.
+/// event: committed words while they are spoken, times of words once they are told. `dropped_takes`: which takes of a
+/// session its clients did not want.
 const STEPS: &[&str] = &[
     "
     CREATE TABLE events (
@@ -82,6 +83,12 @@ const STEPS: &[&str] = &[
         committed TEXT,
         words TEXT,
         PRIMARY KEY (session, id)
+    ) STRICT, WITHOUT ROWID;
+
+    CREATE TABLE dropped_takes (
+        session TEXT NOT NULL,
+        take INTEGER NOT NULL,
+        PRIMARY KEY (session, take)
     ) STRICT, WITHOUT ROWID;
 ",
 ];

@@ -35,12 +35,20 @@ impl Store {
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Text {
-    Take { segments: Vec<TextSegment> },
-    Segment { segment: TextSegment },
+    Take {
+        segments: Vec<TextSegment>,
+        /// The whole session was transcribed once more.
+        #[serde(default)]
+        again: bool,
+    },
+    Segment {
+        segment: TextSegment,
+    },
     Bare(TextSegment),
 }
 
-/// A take's final text stands for what was said of that take before it: speakers may have changed, segments been split.
+/// A take's final text stands for what was said of that take before it: speakers may have changed, segments been split. One
+/// of the whole session, transcribed once more, stands for everything before it.
 /// A segment that comes again with the same id replaces the earlier one.
 pub(super) fn transcript(db: &Connection, id: &SessionId) -> rusqlite::Result<Vec<TextSegment>> {
     #[derive(Deserialize)]
@@ -57,8 +65,8 @@ pub(super) fn transcript(db: &Connection, id: &SessionId) -> rusqlite::Result<Ve
         let json = row.get_ref(0)?.as_str()?;
         match serde_json::from_str::<Envelope>(json) {
             Ok(Envelope { data: Text::Segment { segment } | Text::Bare(segment) }) => put(&mut transcript, segment),
-            Ok(Envelope { data: Text::Take { segments } }) => {
-                transcript.truncate(take_from);
+            Ok(Envelope { data: Text::Take { segments, again } }) => {
+                transcript.truncate(if again { 0 } else { take_from });
                 segments.into_iter().for_each(|segment| put(&mut transcript, segment));
                 take_from = transcript.len();
             }
@@ -116,11 +124,15 @@ pub(super) mod tests {
         };
         assert_eq!(words(store.transcript(&id("a")).await.unwrap()), ["0 hola", "1 qué", "2 tal", "3 adiós"]);
 
-        // Transcribed again, later: the same ids, better text.
-        let whole = [text(0, 0.0, "¡Hola!"), text(3, 9.0, "Adiós.")];
-        say(&store, 8, "a", EventType::TranscriptFinal, json!({ "segments": whole })).await;
+        // Transcribed once more, later; and then somebody goes on with the session.
+        let whole = [text(4, 0.0, "¡Hola! ¿Qué tal?"), text(5, 9.0, "Adiós.")];
+        say(&store, 8, "a", EventType::TranscriptFinal, json!({ "segments": whole, "again": true })).await;
         store.flush().await.unwrap();
-        assert_eq!(words(store.transcript(&id("a")).await.unwrap()), ["0 ¡Hola!", "1 qué", "2 tal", "3 Adiós."]);
+        let again = ["4 ¡Hola! ¿Qué tal?", "5 Adiós."];
+        assert_eq!(words(store.transcript(&id("a")).await.unwrap()), again);
+        say(&store, 9, "a", EventType::TranscriptFinal, json!({ "segments": [text(6, 20.0, "otra vez")] })).await;
+        store.flush().await.unwrap();
+        assert_eq!(words(store.transcript(&id("a")).await.unwrap()), [&again[..], &["6 otra vez"]].concat());
         assert_eq!(store.transcript(&id("none")).await.unwrap(), []);
     }
 }

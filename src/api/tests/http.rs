@@ -9,7 +9,7 @@ use super::{Answer, Server};
 use crate::{
     flow::{Draft, EventType, SessionId},
     publish::MqttStatus,
-    store::Progress,
+    store::{Note, Progress},
 };
 
 const PNG: &[u8] = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\x01\0\0\0\x01\x08\x02\0\0\0";
@@ -265,6 +265,21 @@ async fn a_session_has_its_transcript_and_its_events() {
     assert_eq!((&rest["events"][0]["type"], &rest["next"]), (&json!("session.end"), &Value::Null));
     assert_eq!(server.ask("POST /sessions/a%C3%B1o/analyze", b"").await.code(), "unavailable");
     assert_eq!(server.ask("POST /sessions/a%C3%B1o/transcribe", b"").await.code(), "unavailable");
+    assert_eq!(server.ask("POST /sessions/none/transcribe", b"").await.code(), "not_found");
+}
+
+#[tokio::test]
+async fn who_hears_that_a_session_is_over_reads_that_it_is() {
+    let server = Server::start(|_| ()).await;
+    let id = SessionId::parse("s1").unwrap();
+    server.context.store.session_opened(&id, "gafas", "es").await.unwrap();
+    let mut live = server.context.hub.subscribe();
+    let draft =
+        Draft { kind: EventType::SessionEnd, device: "gafas".into(), session: Some(id.clone()), data: json!({}) };
+    server.context.hub.publish_with(draft, vec![Note::Ended(id, Progress::default())]).await;
+    live.recv().await.unwrap();
+    assert_eq!(server.get("/sessions").await.json()["sessions"][0]["state"], "closed");
+    assert_eq!(server.get("/sessions/s1").await.json()["state"], "closed");
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@
 
 use std::{collections::HashSet, sync::LazyLock};
 
-use super::{SegmentText, accuracy::plain, words::is_without_spaces};
+use super::{PieceText, SegmentText, accuracy::plain, words::is_without_spaces};
 use crate::flow::Word;
 
 /// Which guards stand.
@@ -29,6 +29,17 @@ impl Default for Guards {
     fn default() -> Guards {
         Guards { repetition: true, phrases: true, ..Guards::NONE }
     }
+}
+
+/// What is left of one segment of live speech: loops are cut, and phrases left out that nobody said. Each segment by itself,
+/// so that what it says does not depend on what is remembered of others.
+pub fn guarded(mut pieces: Vec<PieceText>) -> Vec<PieceText> {
+    for PieceText { language, segments, .. } in &mut pieces {
+        let mut guard = Guard::new(Guards::default());
+        let heard = std::mem::take(segments).into_iter();
+        *segments = heard.filter_map(|segment| guard.pass(segment, language).segment).collect();
+    }
+    pieces
 }
 
 /// Watches the segments of one recording go by.

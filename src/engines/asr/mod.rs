@@ -12,4 +12,4 @@ mod words;
 
 pub use accuracy::WordErrors;
 pub use ask::{Decode, Piece, PieceText, SegmentText, TranscribeAsk, TranscribeStep, transcript};
-pub use guards::Guards;
+pub use guards::{Guards, guarded};

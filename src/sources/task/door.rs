@@ -5,7 +5,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{Admitted, Arriving, SessionTask, asking};
-use crate::{sources::Said, store::Note};
+use crate::{
+    sources::{Said, warm::warm},
+    store::Note,
+};
 
 /// Who comes back waits this long at most for what it had sent to be on disk; beyond it, it sends that again.
 const DURABLE_LIMIT: Duration = Duration::from_secs(5);
@@ -46,6 +49,7 @@ impl SessionTask {
         self.tells_words = config.words;
         self.config = asking(config, diarizes);
         self.transcribes = transcribes;
+        warm(&self.services, transcribes, self.diarizes);
         self.language.set_asked(&self.config.language);
         if let Some(take) = &mut self.take {
             take.set_client(&self.config);

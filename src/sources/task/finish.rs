@@ -95,7 +95,7 @@ impl SessionTask {
         self.intake.drop_take();
         if let Some(take) = self.take.take() {
             self.count(&take);
-            self.note(Note::TakeOver(self.config.id.clone(), self.timeline.progress())).await;
+            self.note(Note::TakeDropped(self.config.id.clone(), self.timeline.progress())).await;
             // Or a crash could leave audio of the next take behind one that is still open.
             if let Err(error) = self.services.store.flush().await {
                 log::error!(session = self.config.id.as_str(); "{}", error.full());
@@ -160,5 +160,6 @@ fn final_result(
         duration: samples_to_secs(samples),
         unavailable: missed.into_iter().filter(|(_, missed)| *missed).map(|(task, _)| task).collect(),
         segments,
+        again: false,
     }
 }
