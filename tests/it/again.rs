@@ -55,8 +55,10 @@ async fn another_model_hears_the_whole_session_and_its_text_stands_from_then_on(
     let (first, second) = (&first["segments"][0], &second["segments"][0]);
     let spoken = [first, second].map(|it| it["end"].as_f64().unwrap() - it["start"].as_f64().unwrap());
     let words = segments[0]["text"].as_str().unwrap().split(' ').count();
-    assert!((words as f64 / 5.0 - spoken[0] - spoken[1]).abs() < 0.5, "{answer} beside {spoken:?}");
-    let close = |key: &str, to: &Value| (segments[0][key].as_f64().unwrap() - to[key].as_f64().unwrap()).abs() < 0.5;
+    // Windows keep more of what is around speech than live segments do.
+    let more = words as f64 / 5.0 - spoken[0] - spoken[1];
+    assert!((-0.5..1.8).contains(&more), "{answer} beside {spoken:?}");
+    let close = |key: &str, to: &Value| (segments[0][key].as_f64().unwrap() - to[key].as_f64().unwrap()).abs() < 1.0;
     assert!(close("start", first) && close("end", second), "{answer} beside {first} and {second}");
 
     let session = over(&daemon).await;
