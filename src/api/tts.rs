@@ -3,7 +3,7 @@
 
 use std::io;
 
-use bytes::{BufMut as _, BytesMut};
+use bytes::{BufMut as _, Bytes, BytesMut};
 use futures_util::stream::unfold;
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::{
@@ -20,10 +20,11 @@ use crate::{
         speech::language,
         wire::{SpeechFormat, TtsRequest},
     },
-    base::{Error, Kind, Result},
+    base::{Error, Result},
     engines::{ANY_VOICE, Speak, SpeakAsk, SpeakStep},
     flow::{Priority, Task},
     jobs::{Answer, Ask},
+    media::{SpeechContainer, SpeechEncoder},
 };
 
 const MAX_SPOKEN_CHARS: usize = 2000;
@@ -33,16 +34,22 @@ const PARTS: usize = 8;
 
 /// Say a text
 ///
-/// The audio is streamed as it is spoken, mono, in 16 bits: `wav`, or `pcm` without a head, whose `Content-Type` says its
-/// rate. Leaving ends the work.
+/// The audio is streamed as it is spoken, mono: `wav` in 16 bits, `pcm` the same without a head, whose `Content-Type` says
+/// its rate, `mp3`, `ogg` with Opus, or `flac`. Leaving ends the work.
 #[utoipa::path(post, path = "/api/tts", tag = "speech", request_body = TtsRequest,
-    responses((status = 200, description = "The text, spoken", content((Vec<u8> = "audio/wav")))),
+    responses((status = 200, description = "The text, spoken", content(
+        (Vec<u8> = "audio/wav"), (Vec<u8> = "audio/mpeg"), (Vec<u8> = "audio/ogg"), (Vec<u8> = "audio/flac"),
+    ))),
 )]
 pub(crate) async fn tts(mut call: Call) -> Reply {
     let request: TtsRequest = body::json(&mut call).await?;
     check(&request)?;
     let context = call.context();
     context.registry.installed(Task::Speak)?;
+    let container = container(request.format);
+    if let Some(container) = container {
+        context.media.can_encode(container).await?;
+    }
     let ask = SpeakAsk {
         text: request.inputs,
         voice: request.voice_preset,
@@ -56,7 +63,20 @@ pub(crate) async fn tts(mut call: Call) -> Reply {
     let Some(first) = speech.next().await? else {
         return Err(Error::internal("the voice said nothing").into());
     };
-    Ok(streamed(request.format, first, speech))
+    let packing = match container {
+        Some(container) => Packing::Encoded(context.media.speech_encoder(container, first.rate_hz).await?),
+        None => Packing::Plain,
+    };
+    Ok(streamed(request.format, packing, first, speech))
+}
+
+fn container(format: SpeechFormat) -> Option<SpeechContainer> {
+    match format {
+        SpeechFormat::Wav | SpeechFormat::Pcm => None,
+        SpeechFormat::Mp3 => Some(SpeechContainer::Mp3),
+        SpeechFormat::Ogg => Some(SpeechContainer::Ogg),
+        SpeechFormat::Flac => Some(SpeechContainer::Flac),
+    }
 }
 
 fn check(request: &TtsRequest) -> Result<(), Refusal> {
@@ -78,15 +98,7 @@ fn check(request: &TtsRequest) -> Result<(), Refusal> {
         let hint = format!("a name of GET /api/tts/voices, or {ANY_VOICE}");
         return Err(Error::invalid("voice_preset is no name of a voice").hint(hint).into());
     }
-    language(&request.language)?;
-    match request.format {
-        SpeechFormat::Wav | SpeechFormat::Pcm => Ok(()),
-        SpeechFormat::Mp3 | SpeechFormat::Ogg | SpeechFormat::Flac => {
-            Err(Error::new(Kind::Unsupported, "speech is given as wav or pcm so far")
-                .hint("send \"format\": \"wav\"")
-                .into())
-        }
-    }
+    Ok(language(&request.language)?)
 }
 
 /// What is being spoken. Dropping it ends the work.
@@ -113,25 +125,74 @@ impl Speech {
     }
 }
 
-fn streamed(format: SpeechFormat, first: SpeakStep, speech: Speech) -> Response {
+/// How samples become the bytes of an answer.
+enum Packing {
+    Plain,
+    Encoded(SpeechEncoder),
+}
+
+/// What was spoken, on its way out.
+struct Outgoing {
+    speech: Speech,
+    packing: Packing,
+    /// Spoken and not handed on yet.
+    waiting: Option<Vec<f32>>,
+    /// Goes before all of it.
+    head: Bytes,
+    spoken: bool,
+}
+
+impl Outgoing {
+    /// None at the end.
+    async fn next(&mut self) -> Result<Option<Bytes>> {
+        let Outgoing { speech, packing, waiting, head, spoken } = self;
+        loop {
+            let encoder = match packing {
+                Packing::Encoded(encoder) => encoder,
+                Packing::Plain => {
+                    let samples = match waiting.take() {
+                        Some(samples) => samples,
+                        None => match speech.next().await? {
+                            Some(part) => part.samples,
+                            None => return Ok(None),
+                        },
+                    };
+                    let mut bytes = BytesMut::from(&std::mem::take(head)[..]);
+                    put(&samples, &mut bytes);
+                    return Ok(Some(bytes.freeze()));
+                }
+            };
+            // What is encoded goes out while the next part is still being spoken.
+            tokio::select! {
+                encoded = encoder.next() => return encoded.transpose(),
+                room = encoder.room(), if waiting.is_some() => {
+                    room?;
+                    encoder.push(&waiting.take().unwrap_or_default());
+                }
+                part = speech.next(), if waiting.is_none() && !*spoken => match part? {
+                    Some(part) => *waiting = Some(part.samples),
+                    None => {
+                        *spoken = true;
+                        encoder.end();
+                    }
+                },
+            }
+        }
+    }
+}
+
+fn streamed(format: SpeechFormat, packing: Packing, first: SpeakStep, speech: Speech) -> Response {
     let rate_hz = first.rate_hz;
     let mut head = BytesMut::new();
     if format == SpeechFormat::Wav {
         wav_head(rate_hz, &mut head);
     }
-    put(&first.samples, &mut head);
-    let parts = unfold(Some((Some(head.freeze()), speech)), |state| async {
-        let (head, mut speech) = state?;
-        if let Some(head) = head {
-            return Some((Ok(Frame::data(head)), Some((None, speech))));
-        }
+    let outgoing = Outgoing { speech, packing, waiting: Some(first.samples), head: head.freeze(), spoken: false };
+    let parts = unfold(Some(outgoing), |state| async {
+        let mut outgoing = state?;
         // The job's own limit ends a voice that says nothing more, and a client that takes nothing.
-        match speech.next().await {
-            Ok(Some(part)) => {
-                let mut bytes = BytesMut::new();
-                put(&part.samples, &mut bytes);
-                Some((Ok(Frame::data(bytes.freeze())), Some((None, speech))))
-            }
+        match outgoing.next().await {
+            Ok(Some(bytes)) => Some((Ok(Frame::data(bytes)), Some(outgoing))),
             Ok(None) => None,
             Err(error) => {
                 log::warn!("/api/tts: cut off: {}", error.full());
@@ -142,7 +203,10 @@ fn streamed(format: SpeechFormat, first: SpeakStep, speech: Speech) -> Response 
     let mut response = Response::new(StreamBody::new(parts).boxed());
     let kind = match format {
         SpeechFormat::Pcm => HeaderValue::from_str(&format!("audio/pcm;rate={rate_hz};channels=1")).ok(),
-        _ => Some(HeaderValue::from_static("audio/wav")),
+        SpeechFormat::Wav => Some(HeaderValue::from_static("audio/wav")),
+        SpeechFormat::Mp3 => Some(HeaderValue::from_static("audio/mpeg")),
+        SpeechFormat::Ogg => Some(HeaderValue::from_static("audio/ogg")),
+        SpeechFormat::Flac => Some(HeaderValue::from_static("audio/flac")),
     };
     let headers = response.headers_mut();
     headers.extend(kind.map(|kind| (header::CONTENT_TYPE, kind)));

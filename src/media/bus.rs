@@ -17,6 +17,8 @@ pub(super) fn error(recipe: &Recipe, message: &gst::message::Error) -> Error {
     } else if no_decoder {
         Error::unavailable(format!("no decoder is installed for what is inside this {name} data"))
             .hint(format!("sudo apt-get install {}, or send another codec", recipe.packages()))
+    } else if recipe.work() == "encoder" {
+        Error::internal(format!("`{name}` cannot encode this speech")).hint("run `vigia doctor`, or ask for wav")
     } else if cause.is::<gst::StreamError>() || cause.matches(gst::CoreError::Negotiation) {
         Error::invalid(format!("this is not {name} data that can be decoded"))
             .hint("check that the encoding named is the one sent, from its first byte on")

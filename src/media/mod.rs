@@ -1,13 +1,15 @@
-//! Audio and photos as they arrive become what engines take: 16 kHz mono f32, upright RGB of a bounded size.
+//! Audio and photos as they arrive become what engines take: 16 kHz mono f32, upright RGB of a bounded size; and speech
+//! becomes what players take.
 //!
 //! The only module that knows GStreamer. It must never initialise it before it is needed (an idle daemon stays
 //! small), never wait for it on an async thread, and never let a pipeline outlive the client it decodes for.
 //!
 //! - `recipe`: the texts in `pipelines/`; `pipeline`: one built from them; `pool`: the ones kept for the next client
-//! - `audio`: a live stream; `file`: a whole file; `photo`: a picture
+//! - `audio`: a live stream; `file`: a whole file; `photo`: a picture; `encode`: speech on its way out
 
 mod audio;
 mod bus;
+mod encode;
 mod exif;
 mod feed;
 mod file;
@@ -24,6 +26,7 @@ mod tests;
 use std::sync::Arc;
 
 pub use audio::AudioDecoder;
+pub use encode::{SpeechContainer, SpeechEncoder};
 pub use file::{AudioFile, FileStream};
 pub use photo::PhotoInfo;
 pub use recipe::ElementCheck;

@@ -133,7 +133,7 @@ impl Pipeline {
         match started {
             Ok(_) => Ok(()),
             Err(error) => Err(self.shared.take_failure().unwrap_or_else(|| {
-                Error::internal(format!("the {} decoder does not start", self.recipe.name)).cause(error)
+                Error::internal(format!("the {} {} does not start", self.recipe.name, self.recipe.work())).cause(error)
             })),
         }
     }
@@ -164,7 +164,7 @@ impl Pipeline {
             }
         };
         timeout(WAIT_LIMIT, wait).await.map_err(|_| {
-            Error::new(Kind::Timeout, format!("the {} decoder takes no more data", self.recipe.name))
+            Error::new(Kind::Timeout, format!("the {} {} takes no more data", self.recipe.name, self.recipe.work()))
                 .hint("what is decoded must be taken away")
         })
     }
@@ -224,7 +224,8 @@ impl Pipeline {
             if !limited() {
                 more.await;
             } else if timeout(WAIT_LIMIT, more).await.is_err() {
-                let error = Error::new(Kind::Timeout, format!("the {} decoder is stuck", self.recipe.name));
+                let error =
+                    Error::new(Kind::Timeout, format!("the {} {} is stuck", self.recipe.name, self.recipe.work()));
                 self.shared.fail(error.hint("send the audio again, or in another encoding"));
             }
         }

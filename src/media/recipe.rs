@@ -26,6 +26,9 @@ const BUILT_IN: &[(&str, &str)] = built_in![
     "jpeg",
     "png",
     "webp",
+    "speech-mp3",
+    "speech-ogg",
+    "speech-flac",
     "microphone"
 ];
 
@@ -113,6 +116,11 @@ impl Recipe {
     /// It brings its audio itself.
     pub(super) fn is_source(&self) -> bool {
         self.name == MICROPHONE
+    }
+
+    /// What it does, for errors: a decoder of what came, or an encoder of speech.
+    pub(super) fn work(&self) -> &'static str {
+        if self.name.starts_with("speech-") { "encoder" } else { "decoder" }
     }
 
     /// An error that names what to install, if an element is missing.

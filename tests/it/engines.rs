@@ -9,6 +9,7 @@ use std::{
 
 use bytes::Bytes;
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt as _;
 
 use crate::{
     harness::{Daemon, LIMIT, data, root},
@@ -71,6 +72,30 @@ async fn a_job_whose_engine_is_killed_is_answered_by_the_next_one() {
     assert!(!is_running(engine) && engines(&daemon).len() == 1);
     let health = daemon.eventually("/api/health", |health| leases(health) == 0).await;
     assert_eq!(health["tasks"]["transcribe"]["state"], json!("ready"));
+}
+
+#[tokio::test]
+async fn who_leaves_in_the_middle_of_a_job_gives_its_lease_back() {
+    let daemon = daemon();
+    let (status, first) = stt(&daemon).await;
+    assert_eq!(status, 200, "{first}");
+    let [engine] = engines(&daemon)[..] else { panic!("one engine: {:?}", engines(&daemon)) };
+    // It cannot be done before whoever asked has left.
+    signal(engine, "-STOP");
+    let body = form();
+    let mut caller = tokio::net::TcpStream::connect(daemon.http).await.unwrap();
+    let head = format!(
+        "POST /api/stt HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=XX\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    caller.write_all(&[head.as_bytes(), &body].concat()).await.unwrap();
+    daemon.eventually("/api/health", |health| leases(health) == 1).await;
+    drop(caller);
+    daemon.eventually("/api/health", |health| leases(health) == 0).await;
+    let begun = Instant::now();
+    let (status, second) = stt(&daemon).await;
+    assert_eq!((status, &second["text"]), (200, &first["text"]), "{second}");
+    assert!(begun.elapsed() < LIMIT && engines(&daemon).len() == 1, "one that obeys no cancel is replaced");
 }
 
 /// `VIGIA_TEST_GPU=1`, with `ORT_DYLIB_PATH` naming a GPU build of ONNX Runtime.

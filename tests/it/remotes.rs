@@ -3,7 +3,11 @@
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{TcpListener, TcpStream},
-    sync::{Arc, Mutex, mpsc},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
     thread,
 };
 
@@ -171,8 +175,16 @@ async fn a_text_is_spoken_by_the_server_that_the_settings_name() {
     assert_eq!((status, body.len()), (200, 2 * samples.len()));
     assert!(fake.seen("/v1/audio/speech")[1].get("voice").is_none(), "the server's own");
 
+    // 0.9 s; 64 kbit/s, 32 kbit/s, and without loss.
+    for (format, begin, bytes) in
+        [("mp3", &b"\xff"[..], 5000..9000), ("ogg", b"OggS", 1000..9000), ("flac", b"fLaC", 5000..40_000)]
+    {
+        let (status, body) = speak(&daemon, json!({"inputs": "Hola.", "format": format})).await;
+        assert!(status == 200 && body.starts_with(begin), "{format}: {status} {:?}", &body[..body.len().min(200)]);
+        assert!(bytes.contains(&body.len()), "{format}: {} bytes", body.len());
+    }
+
     for (body, status, code) in [
-        (json!({"inputs": "Hola.", "format": "mp3"}), 415, "unsupported"),
         (json!({"inputs": "Hola.", "voice_preset": "a b"}), 400, "invalid"),
         (json!({"inputs": "a".repeat(2001)}), 400, "invalid"),
         (json!({"inputs": "no"}), 400, "invalid"),
@@ -207,6 +219,38 @@ async fn who_leaves_ends_the_speaking_and_who_comes_meanwhile_is_told_to_wait() 
 
     drop(listener);
     tokio::task::spawn_blocking(move || leaving.recv_timeout(LIMIT).unwrap()).await.unwrap();
+}
+
+#[tokio::test]
+async fn encoded_speech_is_heard_while_it_is_spoken_and_ends_with_who_leaves() {
+    let (left, leaving) = mpsc::channel();
+    let sound = wav(&(0..66_150).map(|n| ((n * 37) % 20_000) as i16 - 10_000).collect::<Vec<_>>());
+    let fake = Fake::start(move |_, _| Act::Hold(sound.clone(), left.clone()));
+    let daemon = fake.daemon(&["audio.max_pipelines=1"]);
+    for (format, kind) in [("mp3", "audio/mpeg"), ("ogg", "audio/ogg"), ("flac", "audio/flac")] {
+        let body = json!({"inputs": "Una historia larga.", "format": format}).to_string();
+        let request = format!("POST /api/tts HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+        let mut heard = Vec::new();
+        let mut listener = loop {
+            let mut listener = tokio::net::TcpStream::connect(daemon.http).await.unwrap();
+            listener.write_all(request.as_bytes()).await.unwrap();
+            heard.clear();
+            timeout(LIMIT, listener.read_buf(&mut heard)).await.unwrap().unwrap();
+            // The encoder and the voice of the one before are on their way back.
+            if !heard.starts_with(b"HTTP/1.1 503") {
+                break listener;
+            }
+        };
+        while heard.len() < 4000 {
+            let count = timeout(LIMIT, listener.read_buf(&mut heard)).await.unwrap().unwrap();
+            assert!(count > 0, "{}", String::from_utf8_lossy(&heard));
+        }
+        let head = String::from_utf8_lossy(&heard[..heard.len().min(1000)]).to_ascii_lowercase();
+        assert!(head.starts_with("http/1.1 200") && head.contains(&format!("content-type: {kind}")), "{head}");
+        drop(listener);
+    }
+    let gone = move || (0..3).for_each(|_| leaving.recv_timeout(LIMIT).unwrap());
+    tokio::task::spawn_blocking(gone).await.unwrap();
 }
 
 #[tokio::test]
@@ -314,4 +358,121 @@ async fn a_conversation_is_analysed_published_and_kept() {
     assert_eq!(fake.seen("/v1/chat/completions").len(), 2);
     let (status, error) = daemon.post("/sessions/none/analyze", "application/json", "").await;
     assert_eq!((status, &error["error"]["code"]), (404, &json!("not_found")), "{error}");
+}
+
+/// A server that hears `words` words in every piece of speech, so that a conversation is too long for one question.
+fn long_talk(words: usize, chat: impl Fn(&str, &str) -> Act + Send + Sync + 'static) -> Fake {
+    let text: Vec<String> = (0..words).map(|n| format!("palabra{n}")).collect();
+    let heard = json!({
+        "text": text.join(" "), "language": "spanish", "duration": 2.0,
+        "segments": [{"id": 0, "start": 0.0, "end": 2.0, "text": text.join(" ")}],
+    });
+    Fake::start(move |path, body| match path {
+        "/v1/audio/transcriptions" => Act::Answer("application/json", heard.to_string().into_bytes()),
+        _ => {
+            let said = |at: usize| body["messages"][at]["content"].as_str().unwrap();
+            chat(said(0), said(1))
+        }
+    })
+}
+
+/// A session in which the fixture's sentence was said so often; the ids of its segments.
+async fn talk(daemon: &Daemon, session: &str, times: usize) -> Vec<u64> {
+    let config =
+        json!({"type": "config", "session_id": session, "language": "es", "sample_rate": 16000, "partials": false});
+    let mut stream = daemon.audio(config).await;
+    for _ in 0..times {
+        stream.audio(&speech_pcm()).await;
+        stream.audio(&vec![0; 64_000]).await;
+    }
+    stream.end().await;
+    let result = stream.until("final_result").await;
+    stream.close().await;
+    let segments = result["segments"].as_array().unwrap();
+    assert!(segments.len() >= times, "{result}");
+    daemon.eventually(&format!("/sessions/{session}"), |it| it["state"] == "closed").await;
+    segments.iter().map(|segment| segment["id"].as_u64().unwrap()).collect()
+}
+
+fn ids_in(transcript: &str) -> Vec<u64> {
+    transcript.lines().filter_map(|line| line.strip_prefix('[')?.split_once(']')?.0.parse().ok()).collect()
+}
+
+#[tokio::test]
+async fn a_long_conversation_is_analysed_in_parts_and_told_as_one() {
+    let broken = Arc::new(AtomicBool::new(false));
+    let is_broken = Arc::clone(&broken);
+    let fake = long_talk(400, move |system, asked| {
+        if system.starts_with("These are summaries") {
+            return said("Todo junto.");
+        }
+        let ids = ids_in(asked);
+        // Not at the first part: what was said so far must not be told as the whole.
+        if is_broken.load(Ordering::SeqCst) && !ids.contains(&1) {
+            return Act::Refuse(500);
+        }
+        let analysis = json!({
+            "summary": format!("De {ids:?}."),
+            "decisions": [{"text": format!("Decisión de {}", ids[0]), "evidence": ids}, {"text": "La misma", "evidence": []}],
+            "doubts": [], "risks": [{"text": "El mismo", "evidence": [ids[0]]}], "action_items": [],
+        });
+        said(&analysis.to_string())
+    });
+    let daemon = fake.daemon(&[
+        "tasks.transcribe.remote=box",
+        "tasks.transcribe.model=whisper",
+        "remotes.box.breaker_failures=9",
+    ]);
+    let ids = talk(&daemon, "larga", 4).await;
+    let (status, analysis) = daemon.post("/sessions/larga/analyze", "application/json", "").await;
+    assert_eq!(status, 200, "{analysis}");
+    let asked: Vec<Vec<u64>> = fake
+        .seen("/v1/chat/completions")
+        .iter()
+        .map(|body| ids_in(body["messages"][1]["content"].as_str().unwrap()))
+        .collect();
+    let (parts, whole) = asked.split_at(asked.len() - 1);
+    assert!(parts.len() >= 2 && whole[0].is_empty(), "several parts, then all of their summaries: {asked:?}");
+    assert_eq!(parts.concat(), ids, "each segment is in one part");
+    let summaries = fake.seen("/v1/chat/completions").last().unwrap()["messages"][1]["content"].clone();
+    let of_parts: Vec<String> = parts.iter().map(|ids| format!("De {ids:?}.")).collect();
+    assert_eq!(summaries, json!(of_parts.join("\n\n")));
+    assert_eq!((&analysis["summary"], &analysis["complete"]), (&json!("Todo junto."), &json!(true)));
+    let decisions: Vec<&Value> = analysis["decisions"].as_array().unwrap().iter().collect();
+    assert_eq!(decisions.len(), parts.len() + 1, "what several parts say is told once: {decisions:?}");
+    for part in parts {
+        let text = format!("Decisión de {}", part[0]);
+        assert!(decisions.iter().any(|it| it["text"] == *text && it["evidence"] == json!(part)), "{analysis}");
+    }
+    assert_eq!((&analysis["risks"], &analysis["risk_evidence"]), (&json!(["El mismo"]), &json!([[ids[0]]])));
+    assert_eq!(analysis["transcript"].as_array().unwrap().len(), ids.len());
+
+    // A part that fails fails the whole, and what was known stays.
+    broken.store(true, Ordering::SeqCst);
+    let (status, error) = daemon.post("/sessions/larga/analyze", "application/json", "").await;
+    assert_eq!((status, &error["error"]["code"]), (503, &json!("unavailable")), "{error}");
+    daemon.eventually("/sessions/larga", |it| it["analysis"] == analysis).await;
+}
+
+#[tokio::test]
+async fn who_leaves_an_analysis_ends_it_and_the_next_one_has_its_place() {
+    let (left, leaving) = mpsc::channel();
+    let held = Arc::new(AtomicBool::new(true));
+    let holds = Arc::clone(&held);
+    let fake = long_talk(5, move |_, _| match holds.load(Ordering::SeqCst) {
+        true => Act::Hold(Vec::new(), left.clone()),
+        false => said("{\"summary\": \"Una prueba.\"}"),
+    });
+    let sets = ["tasks.transcribe.remote=box", "tasks.transcribe.model=whisper", "jobs.queue_batch=1"];
+    let daemon = fake.daemon(&sets);
+    talk(&daemon, "charla", 1).await;
+    let mut caller = tokio::net::TcpStream::connect(daemon.http).await.unwrap();
+    caller.write_all(b"POST /sessions/charla/analyze HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+    daemon.eventually("/api/health", |_| !fake.seen("/v1/chat/completions").is_empty()).await;
+    drop(caller);
+    tokio::task::spawn_blocking(move || leaving.recv_timeout(LIMIT).unwrap()).await.unwrap();
+
+    held.store(false, Ordering::SeqCst);
+    let (status, analysis) = daemon.post("/sessions/charla/analyze", "application/json", "").await;
+    assert_eq!((status, &analysis["summary"]), (200, &json!("Una prueba.")), "{analysis}");
 }

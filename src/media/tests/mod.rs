@@ -1,9 +1,10 @@
 //! What media promises, held against real GStreamer: `streams` (every encoding of the wire), `hostile` (bad input and
-//! clients that leave), `photos`, `files`. The data is made by `tests/data/make/media.py`.
+//! clients that leave), `photos`, `files`, `speech` (on its way out). The data is made by `tests/data/make/media.py`.
 
 mod files;
 mod hostile;
 mod photos;
+mod speech;
 mod streams;
 
 use std::{f64::consts::PI, fs, path::PathBuf, time::Duration};
