@@ -202,6 +202,7 @@ pub(crate) async fn transcribe(mut call: Call) -> Reply {
         segments,
         model: context.settings.model_for(Task::Transcribe).unwrap_or_default().to_owned(),
         unavailable: if without_words { vec!["words"] } else { Vec::new() },
+        warnings: Vec::new(),
     };
     Ok(json(StatusCode::OK, &answer))
 }

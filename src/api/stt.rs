@@ -53,6 +53,9 @@ const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// `progress` (`{"secs","duration"}`), and at the end `done` (the whole answer) or `error` (`{"code","message","hint"}`).
 /// Leaving ends the work.
 ///
+/// A recording that breaks off in the middle, or cannot be decoded from there on, keeps the text that there is; `warnings`
+/// says so.
+///
 /// With `diarize` the answer's segments name their speakers. Who speaks is known once all is heard, so events `segment`
 /// have none. Where the speaker changes within a segment, and the model can tell when words are spoken, the answer has it
 /// in parts: the first keeps the `id`, the others get new ones.
@@ -178,6 +181,7 @@ impl Work {
             segments,
             model: std::mem::take(&mut self.model),
             unavailable,
+            warnings: summary.warning.into_iter().collect(),
         })
     }
 }

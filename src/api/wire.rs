@@ -14,7 +14,7 @@ use crate::{
     api::error::told,
     base::{Error, Result},
     engines::{prepare::EngineStatus, remote::RemoteHealth},
-    flow::TextSegment,
+    flow::{TextSegment, Warning},
     jobs::Hazard,
     models::Ledger,
 };
@@ -297,6 +297,9 @@ pub struct SttAnswer {
     /// What was asked for and this model cannot give: `words`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub unavailable: Vec<&'static str>,
+    /// Why the text is not that of the whole recording.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<Warning>,
 }
 
 #[derive(Debug, Deserialize, ToSchema)]

@@ -24,7 +24,7 @@ pub(super) async fn two_sentences(media: &Media) -> Result<Pcm> {
     let pause = vec![0.0; (PAUSE_SECS * f64::from(SAMPLE_RATE_HZ)) as usize];
     let mut samples = pause[..pause.len() / 3].to_vec();
     for sentence in SENTENCES {
-        samples.extend_from_slice(&media.decode_file(AudioFile::Bytes(speak(sentence)?), LONGEST).await?);
+        samples.extend_from_slice(&media.decode_file(AudioFile::Bytes(speak(sentence)?), LONGEST).await?.whole()?);
         samples.extend_from_slice(&pause);
     }
     Ok(samples.into())

@@ -15,7 +15,7 @@ use crate::{
     },
     base::{Error, Result},
     cli::{Chosen, Outcome, SettingsArgs, eprintln_line, print},
-    flow::{SAMPLE_RATE_HZ, audio::samples_to_secs},
+    flow::{SAMPLE_RATE_HZ, Warning, audio::samples_to_secs},
     media::{AudioFile, FileStream, Media},
 };
 
@@ -77,12 +77,15 @@ pub(super) fn run(args: Args) -> Outcome {
         .build()
         .context("no async runtime")?;
     let mut captions = Captions::new(args.json);
-    let streamed = runtime.block_on(args.stream(&media, &mut captions))?;
+    let (streamed, warning) = runtime.block_on(args.stream(&media, &mut captions))?;
+    if let Some(warning) = warning {
+        captions.warn(&warning.message);
+    }
     captions.end(&streamed)
 }
 
 impl Args {
-    async fn stream(&self, media: &Media, captions: &mut Captions) -> Result<Streamed> {
+    async fn stream(&self, media: &Media, captions: &mut Captions) -> Result<(Streamed, Option<Warning>)> {
         let (sender, samples) = mpsc::channel(4);
         let source = match &self.file {
             Some(file) => media.open_file(AudioFile::Path(file.clone())).await?,
@@ -95,7 +98,7 @@ impl Args {
         // A file that breaks off in the middle is an error, and what was there before it is streamed all the same.
         let (fed, streamed) = tokio::join!(feeding.run(self.mic), streaming);
         let streamed = streamed?;
-        fed.map(|()| streamed)
+        fed.map(|warning| (streamed, warning))
     }
 
     fn options(&self) -> StreamOptions {
@@ -125,7 +128,7 @@ struct Feeding {
 
 impl Feeding {
     /// Ends with the source, with the stream, or (`until_interrupt`) with Ctrl-C.
-    async fn run(self, until_interrupt: bool) -> Result<()> {
+    async fn run(self, until_interrupt: bool) -> Result<Option<Warning>> {
         let interrupted = async {
             match until_interrupt {
                 true => drop(tokio::signal::ctrl_c().await),
@@ -134,11 +137,12 @@ impl Feeding {
         };
         tokio::select! {
             fed = self.feed() => fed,
-            () = interrupted => Ok(()),
+            () = interrupted => Ok(None),
         }
     }
 
-    async fn feed(&self) -> Result<()> {
+    /// What is wrong with the source, where it is streamed all the same.
+    async fn feed(&self) -> Result<Option<Warning>> {
         let begun = Instant::now();
         let mut sent: u64 = 0;
         while let Some(samples) = self.source.next().await {
@@ -150,11 +154,11 @@ impl Feeding {
                     tokio::time::sleep_until(begun + Duration::from_secs_f64(samples_to_secs(sent) / pace)).await;
                 }
                 if self.sender.send(stride.to_vec()).await.is_err() {
-                    return Ok(());
+                    return Ok(None);
                 }
             }
         }
-        Ok(())
+        Ok(self.source.warning().cloned())
     }
 }
 
@@ -170,6 +174,10 @@ impl Captions {
         let target = if json { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
         let style = ProgressStyle::with_template("{wide_msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
         Captions { json, live: ProgressBar::with_draw_target(None, target).with_style(style) }
+    }
+
+    fn warn(&self, message: &str) {
+        self.live.suspend(|| eprintln_line(message));
     }
 
     fn show(&mut self, progress: &Progress<'_>) {

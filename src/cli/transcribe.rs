@@ -202,6 +202,9 @@ impl Args {
         bar.finish_and_clear();
         let mut summary = work.await.map_err(|error| Error::internal("the transcription crashed").cause(error))??;
         let segments = summary.spoken.take().unwrap_or(segments);
+        if let Some(warning) = &summary.warning {
+            eprintln_line(&format!("{}: {}", file.display(), warning.message));
+        }
         if summary.without_words && self.words {
             eprintln_line("this model cannot tell when words are spoken; an export named _timestamped can");
         }
@@ -240,6 +243,9 @@ impl Args {
         });
         if self.words && summary.without_words {
             object["unavailable"] = json!(["words"]);
+        }
+        if let Some(warning) = &summary.warning {
+            object["warnings"] = json!([warning]);
         }
         format!("{object}\n")
     }

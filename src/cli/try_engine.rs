@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::{
     base::{Error, Kind},
-    cli::{Chosen, Outcome, SettingsArgs, places, print, try_asr::TryAsr, try_diarize, try_embed},
+    cli::{Chosen, Outcome, SettingsArgs, eprintln_line, places, print, try_asr::TryAsr, try_diarize, try_embed},
     engines::{Registry, vad},
     flow::{Pcm, audio::samples_to_secs},
     media::{AudioFile, Media},
@@ -107,11 +107,15 @@ pub(super) fn run(args: Args) -> Outcome {
     print(&text)
 }
 
-/// The whole file at 16 kHz.
+/// The whole file at 16 kHz; where it breaks off in the middle, what there is of it, and a word about that.
 pub(super) fn decode(settings: &Settings, file: &Path) -> Outcome<Pcm> {
     let media = Media::new(&settings.pipelines, &settings.audio, &settings.vision)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(anyhow::Error::new)?;
-    Ok(runtime.block_on(media.decode_file(AudioFile::Path(file.to_owned()), LONGEST))?)
+    let decoded = runtime.block_on(media.decode_file(AudioFile::Path(file.to_owned()), LONGEST))?;
+    if let Some(warning) = decoded.warning {
+        eprintln_line(&format!("{}: {}", file.display(), warning.message));
+    }
+    Ok(decoded.pcm)
 }
 
 impl Args {

@@ -13,6 +13,6 @@ pub mod task;
 pub use audio::{AudioFormat, Encoding, Pcm, SAMPLE_RATE_HZ};
 pub use event::{Draft, Event, EventType};
 pub use frame::{Image, PhotoKind};
-pub use outcome::{TextSegment, Transcript, Word};
+pub use outcome::{TextSegment, Transcript, Warning, WarningCode, Word};
 pub use session::{SessionConfig, SessionId, Wish};
 pub use task::{Priority, Task};

@@ -33,3 +33,20 @@ pub struct Word {
     pub text: String,
     pub probability: f32,
 }
+
+/// Something that whoever reads a result must know beside it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+pub struct Warning {
+    pub code: WarningCode,
+    #[schema(example = "the recording is cut off after 63.2 s: its last page is not whole")]
+    pub message: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum WarningCode {
+    /// The recording ends before its own end.
+    Cut,
+    /// The recording cannot be decoded from some place on.
+    Damaged,
+}

@@ -13,7 +13,7 @@ use crate::{
         diarize::{Cast, Voices, attribute},
         longform::{BySpeech, text_segment},
     },
-    flow::{Priority, TextSegment, audio::samples_to_secs},
+    flow::{Priority, TextSegment, Warning, audio::samples_to_secs},
     jobs::{Ask, Overhearing, Queue},
     media::FileStream,
     segment::{Tape, Windows, speech::FRAME},
@@ -62,6 +62,11 @@ pub trait Recorded: Send {
 
     /// How long it is, where that is known.
     fn duration(&self) -> Option<Duration>;
+
+    /// Why it is not whole; known at its end.
+    fn warning(&self) -> Option<Warning> {
+        None
+    }
 }
 
 impl Recorded for FileStream {
@@ -71,6 +76,10 @@ impl Recorded for FileStream {
 
     fn duration(&self) -> Option<Duration> {
         FileStream::duration(self)
+    }
+
+    fn warning(&self) -> Option<Warning> {
+        FileStream::warning(self).cloned()
     }
 }
 
@@ -95,6 +104,8 @@ pub struct FileSummary {
     pub secs: f64,
     /// Words were asked for, and this model cannot tell their times.
     pub without_words: bool,
+    /// The recording is not whole, and neither is its text.
+    pub warning: Option<Warning>,
     /// All segments once more, with their speakers, and cut where the speaker changes. None where nobody asked who speaks.
     pub spoken: Option<Vec<TextSegment>>,
 }
@@ -128,7 +139,8 @@ impl FileDesk {
                 work.tell_progress(stream.duration()).await?;
             }
         }
-        work.finish(&samples).await
+        let summary = work.finish(&samples).await?;
+        Ok(FileSummary { warning: stream.warning(), ..summary })
     }
 }
 
@@ -217,7 +229,14 @@ impl<'a> Work<'a> {
         let asked = if self.asked_language == "auto" { String::new() } else { self.asked_language };
         let found = self.machine.language().map(|(language, probability)| (language.to_owned(), probability));
         let (language, probability) = found.unwrap_or((asked, 0.0));
-        Ok(FileSummary { language, probability, secs, without_words: self.machine.without_words(), spoken })
+        Ok(FileSummary {
+            language,
+            probability,
+            secs,
+            without_words: self.machine.without_words(),
+            warning: None,
+            spoken,
+        })
     }
 
     async fn transcribe_windows(&mut self) -> Result<()> {

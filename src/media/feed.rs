@@ -109,14 +109,22 @@ impl Whole {
             Source::File(file) => file.metadata()?.len(),
             Source::Bytes(bytes) => bytes.len() as u64,
         };
-        Ok(Whole { source, start, len: all.saturating_sub(start), at: 0 })
+        // A tag may say that it is longer than all there is.
+        let start = start.min(all);
+        Ok(Whole { source, start, len: all - start, at: 0 })
     }
 
     fn read(&mut self, wanted: usize) -> io::Result<Bytes> {
-        let left = self.len.saturating_sub(self.at);
-        let wanted = usize::try_from(left).unwrap_or(usize::MAX).min(wanted);
-        let from = self.start + self.at;
-        self.at += wanted as u64;
+        let bytes = self.peek(self.at, wanted)?;
+        self.at += bytes.len() as u64;
+        Ok(bytes)
+    }
+
+    /// Bytes at a place, without going there; fewer than wanted at the end.
+    pub(super) fn peek(&self, at: u64, wanted: usize) -> io::Result<Bytes> {
+        let at = at.min(self.len);
+        let wanted = usize::try_from(self.len - at).unwrap_or(usize::MAX).min(wanted);
+        let from = self.start + at;
         match &self.source {
             Source::Bytes(bytes) => {
                 let from = from as usize;

@@ -1,13 +1,24 @@
 //! A whole audio file, of any container that the wire knows: as a stream of samples, or at once within a limit of
 //! length.
 
-use std::{fs::File, io, os::unix::fs::FileExt, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fs::File,
+    io,
+    os::unix::fs::FileExt,
+    path::PathBuf,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use tokio::task::spawn_blocking;
 
 use super::{
     Media, audio,
+    ending::{self, Ending},
     feed::{Feed, Source, Stream, Unit, Whole},
     head,
     pool::Lent,
@@ -15,8 +26,11 @@ use super::{
 };
 use crate::{
     base::{Error, Kind, Result},
-    flow::{Pcm, SAMPLE_RATE_HZ},
+    flow::{Pcm, SAMPLE_RATE_HZ, Warning, WarningCode, audio::samples_to_secs},
 };
+
+/// What resampling and the delay of a codec may take of a length.
+const ROUNDING_SECS: f64 = 0.25;
 
 /// Enough to see what a file is.
 const FIRST_BYTES: usize = 4096;
@@ -32,18 +46,87 @@ pub enum AudioFile {
 
 /// A file's samples at 16 kHz, decoded as they are taken: a reader that pauses pauses the decoder, and little of the
 /// file is in memory at a time. Dropping it ends the work.
-pub struct FileStream(Lent);
+pub struct FileStream {
+    line: Lent,
+    ending: Ending,
+    given: AtomicU64,
+    warning: OnceLock<Warning>,
+}
+
+/// A file that was decoded at once.
+#[derive(Debug)]
+pub struct Decoded {
+    pub pcm: Pcm,
+    /// What is there is not all.
+    pub warning: Option<Warning>,
+}
 
 impl FileStream {
+    fn new(line: Lent, ending: Ending) -> FileStream {
+        FileStream { line, ending, given: AtomicU64::new(0), warning: OnceLock::new() }
+    }
+
     /// The next samples, in order; `None` at the end, and after an error. Dropping the future loses nothing.
+    ///
+    /// A file that breaks off in the middle, or cannot be decoded from there on, gives what it holds and ends with a
+    /// warning; one that gives nothing at all is an error.
     pub async fn next(&self) -> Option<Result<Vec<f32>>> {
-        let sample = self.0.next(|| true).await?;
-        Some(sample.and_then(|it| audio::samples(&it)))
+        let next = self.line.next(|| true).await.map(|sample| sample.and_then(|it| audio::samples(&it)));
+        let secs = samples_to_secs(self.given.load(Ordering::Relaxed));
+        match next {
+            Some(Ok(samples)) => {
+                self.given.fetch_add(samples.len() as u64, Ordering::Relaxed);
+                Some(Ok(samples))
+            }
+            Some(Err(error)) if error.kind() == Kind::Invalid && secs > 0.0 => {
+                log::debug!("a recording breaks off: {}", error.full());
+                let cut = self.cut(secs).unwrap_or_else(|| Warning {
+                    code: WarningCode::Damaged,
+                    message: format!("the recording cannot be decoded after {secs:.1} s: {error}"),
+                });
+                self.warning.get_or_init(|| cut);
+                None
+            }
+            None => {
+                let cut = self.cut(secs)?;
+                let told = self.warning.set(cut).is_err();
+                let nothing = secs == 0.0 && !told;
+                nothing.then(|| {
+                    Err(Error::invalid("the file breaks off before any of its audio").hint("send it again, whole"))
+                })
+            }
+            failed => failed,
+        }
     }
 
     /// How long the file says it is, once it has said so; some only estimate it.
     pub fn duration(&self) -> Option<Duration> {
-        self.0.duration()
+        self.line.duration()
+    }
+
+    /// What is wrong with what was given; known at the end.
+    pub fn warning(&self) -> Option<&Warning> {
+        self.warning.get()
+    }
+
+    fn cut(&self, secs: f64) -> Option<Warning> {
+        let why = match self.ending {
+            Ending::Cut(why) => why.to_owned(),
+            Ending::Secs(promised) if promised > secs + ROUNDING_SECS => format!("it says that it has {promised:.1} s"),
+            Ending::Whole | Ending::Secs(_) => return None,
+        };
+        let message = format!("the recording is cut off after {secs:.1} s: {why}");
+        Some(Warning { code: WarningCode::Cut, message })
+    }
+}
+
+impl Decoded {
+    /// For what makes no sense of a part.
+    pub fn whole(self) -> Result<Pcm> {
+        match self.warning {
+            None => Ok(self.pcm),
+            Some(Warning { message, .. }) => Err(Error::invalid(message).hint("a whole file is needed here")),
+        }
     }
 }
 
@@ -52,19 +135,20 @@ impl Media {
     pub async fn open_microphone(&self) -> Result<FileStream> {
         let seat = Arc::clone(&self.audio_seats).try_acquire_owned().map_err(|_| audio::busy())?;
         let feed = Feed::Stream(Stream::new(Unit::Samples));
-        Ok(FileStream(self.pool.lend(MICROPHONE, seat, feed, Vec::new()).await?))
+        Ok(FileStream::new(self.pool.lend(MICROPHONE, seat, feed, Vec::new()).await?, Ending::Whole))
     }
 
     /// What the file is, its first bytes say, never its name; nothing is opened that a file only points to.
     pub async fn open_file(&self, file: AudioFile) -> Result<FileStream> {
         let seat = Arc::clone(&self.audio_seats).try_acquire_owned().map_err(|_| audio::busy())?;
         let opened = spawn_blocking(move || open(file)).await;
-        let (name, whole) = opened.map_err(|error| Error::internal("opening the file failed").cause(error))??;
-        Ok(FileStream(self.pool.lend(name, seat, Feed::Whole(whole), Vec::new()).await?))
+        let Opened { name, whole, ending } =
+            opened.map_err(|error| Error::internal("opening the file failed").cause(error))??;
+        Ok(FileStream::new(self.pool.lend(name, seat, Feed::Whole(whole), Vec::new()).await?, ending))
     }
 
     /// Decodes up to `longest`; a longer file is refused (`TooLarge`). Dropping the future ends the work.
-    pub async fn decode_file(&self, file: AudioFile, longest: Duration) -> Result<Pcm> {
+    pub async fn decode_file(&self, file: AudioFile, longest: Duration) -> Result<Decoded> {
         let stream = self.open_file(file).await?;
         let most = (longest.as_secs_f64() * f64::from(SAMPLE_RATE_HZ)) as usize;
         let mut pcm = Vec::new();
@@ -76,11 +160,19 @@ impl Media {
                     .hint("cut it into shorter files"));
             }
         }
-        Ok(pcm.into())
+        Ok(Decoded { pcm: pcm.into(), warning: stream.warning().cloned() })
     }
 }
 
-fn open(file: AudioFile) -> Result<(&'static str, Whole)> {
+/// A file that was looked at.
+struct Opened {
+    /// Of its pipeline.
+    name: &'static str,
+    whole: Whole,
+    ending: Ending,
+}
+
+fn open(file: AudioFile) -> Result<Opened> {
     let (first, source, path) = match file {
         AudioFile::Bytes(bytes) => (bytes.slice(..bytes.len().min(FIRST_BYTES)), Source::Bytes(bytes), None),
         AudioFile::Open(file) => {
@@ -103,7 +195,8 @@ fn open(file: AudioFile) -> Result<(&'static str, Whole)> {
     };
     let (encoding, start) = head::recognise(&first).map_err(named)?;
     let whole = Whole::new(source, start).map_err(|error| Error::internal("cannot size the file").cause(error))?;
-    Ok((audio::pipeline_name(encoding), whole))
+    let ending = ending::of(encoding, &whole).map_err(|error| Error::internal("cannot read the file").cause(error))?;
+    Ok(Opened { name: audio::pipeline_name(encoding), whole, ending })
 }
 
 fn first_bytes(file: &File) -> io::Result<Bytes> {
@@ -129,7 +222,7 @@ mod tests {
         };
         let path = PathBuf::from(assets).join("golden/audio/speech_es.wav");
         let bytes = fs::read(&path).unwrap();
-        let pcm = media().decode_file(AudioFile::Path(path), Duration::from_secs(60)).await.unwrap();
+        let pcm = media().decode_file(AudioFile::Path(path), Duration::from_secs(60)).await.unwrap().whole().unwrap();
         let (stored, _) = bytes[44..].as_chunks::<2>();
         assert_eq!(pcm.len(), stored.len());
         let same = |(a, b): (&f32, &[u8; 2])| (a - f32::from(i16::from_le_bytes(*b)) / 32768.0).abs() < 1e-4;

@@ -5,11 +5,13 @@
 //! small), never wait for it on an async thread, and never let a pipeline outlive the client it decodes for.
 //!
 //! - `recipe`: the texts in `pipelines/`; `pipeline`: one built from them; `pool`: the ones kept for the next client
-//! - `audio`: a live stream; `file`: a whole file; `photo`: a picture; `encode`: speech on its way out
+//! - `audio`: a live stream; `file`: a whole file, and `ending`: whether it is; `photo`: a picture; `encode`: speech on its
+//!   way out
 
 mod audio;
 mod bus;
 mod encode;
+mod ending;
 mod exif;
 mod feed;
 mod file;
@@ -27,7 +29,7 @@ use std::sync::Arc;
 
 pub use audio::AudioDecoder;
 pub use encode::{SpeechContainer, SpeechEncoder};
-pub use file::{AudioFile, FileStream};
+pub use file::{AudioFile, Decoded, FileStream};
 pub use photo::PhotoInfo;
 pub use recipe::ElementCheck;
 use tokio::sync::Semaphore;

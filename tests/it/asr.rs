@@ -175,6 +175,33 @@ async fn what_is_no_recording_is_an_error_and_never_a_crash() {
 }
 
 #[tokio::test]
+async fn a_recording_that_breaks_off_keeps_its_text_and_says_so() {
+    let daemon = Daemon::start();
+    let whole = recording(60.0, 4);
+    let flac = data("speech/speech.flac");
+    for (file, from, to) in [(&whole[..whole.len() / 2], 29.0, 30.1), (&flac[..flac.len() - flac.len() / 5], 2.0, 4.0)]
+    {
+        let (status, answer) = stt(&daemon, file, &[]).await;
+        assert_eq!(status, 200, "{answer}");
+        assert!(!answer["text"].as_str().unwrap().is_empty(), "{answer}");
+        let duration = answer["duration"].as_f64().unwrap();
+        assert!((from..to).contains(&duration), "{answer}");
+        assert_eq!(answer["warnings"][0]["code"], json!("cut"), "{answer}");
+        assert!(answer["warnings"][0]["message"].as_str().unwrap().contains("cut off after"), "{answer}");
+        let mut tcp = asked(&daemon, "text/event-stream", &form(file, &[])).await;
+        let mut told = String::new();
+        timeout(LIMIT, tcp.read_to_string(&mut told)).await.unwrap().unwrap();
+        let (name, done) = events(&told).pop().unwrap();
+        assert_eq!((&*name, &done["warnings"]), ("done", &answer["warnings"]), "{done}");
+    }
+    let (_, answer) = stt(&daemon, &whole, &[]).await;
+    assert!(answer.get("warnings").is_none(), "{answer}");
+    let (status, error) = stt(&daemon, &whole[..44], &[]).await;
+    assert_eq!(status, 400, "{error}");
+    assert!(error["error"]["message"].as_str().unwrap().contains("before any of its audio"), "{error}");
+}
+
+#[tokio::test]
 async fn without_a_model_the_answer_says_how_to_get_one() {
     let daemon = Daemon::start_with(&[]);
     let (status, error) = stt(&daemon, &data("speech/speech.wav"), &[]).await;

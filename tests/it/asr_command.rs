@@ -121,6 +121,29 @@ fn words_are_told_where_the_export_can_and_named_where_not() {
 }
 
 #[test]
+fn a_recording_that_breaks_off_is_named_beside_its_text() {
+    let dir = tempfile::tempdir().unwrap();
+    let whole = data("speech/speech.ogg");
+    let cut = dir.path().join("cut.ogg");
+    fs::write(&cut, &whole[..whole.len() * 3 / 4]).unwrap();
+    let mut command = vigia();
+    command.args(["transcribe", "--language", "es", "--format", "json", "--model"]).arg(fixture("")).arg(&cut);
+    let output = run(&mut command);
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{told}");
+    assert!(told.contains("cut.ogg: the recording is cut off after"), "{told}");
+    let object: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(object["warnings"][0]["code"], json!("cut"), "{object}");
+    let output = {
+        let mut command = vigia();
+        command.args(["try", "vad", "--json"]).arg(&cut);
+        run(&mut command)
+    };
+    assert!(String::from_utf8_lossy(&output.stderr).contains("cut off"), "{output:?}");
+    assert!(serde_json::from_slice::<Value>(&output.stdout).is_ok(), "{output:?}");
+}
+
+#[test]
 fn recordings_are_transcribed_without_a_daemon_in_every_format() {
     let speech = root().join("tests/data/speech/speech.mp3");
     let written = tempfile::tempdir().unwrap();

@@ -46,7 +46,7 @@ pub(super) fn run(args: &Args) -> Outcome {
     spec.decoder.suffix.clone_from(&args.suffix);
     let media = Media::new(&settings.pipelines, &settings.audio, &settings.vision)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(anyhow::Error::new)?;
-    let pcm = runtime.block_on(media.decode_file(AudioFile::Path(args.file.clone()), LONGEST))?;
+    let pcm = runtime.block_on(media.decode_file(AudioFile::Path(args.file.clone()), LONGEST))?.whole()?;
     let mut whisper = Whisper::open(&spec)?;
     let mut tokens = Vec::new();
     let mut begun = Instant::now();

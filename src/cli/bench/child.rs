@@ -14,7 +14,9 @@ use serde_json::Value;
 
 use crate::{
     base::{Error, Result},
-    cli::SettingsArgs,
+    cli::{SettingsArgs, places},
+    runtime,
+    settings::Settings,
 };
 
 const START_LIMIT: Duration = Duration::from_secs(30);
@@ -91,6 +93,18 @@ impl Daemon {
         Ok(())
     }
 
+    /// What the processes of its engines have in memory.
+    pub(super) fn engines_rss_bytes(&self) -> u64 {
+        let of_ours = |process: &PathBuf| {
+            let status = fs::read_to_string(process.join("status")).unwrap_or_default();
+            let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"));
+            parent.and_then(|parent| parent.trim().parse().ok()) == Some(self.child.id())
+        };
+        let Ok(processes) = fs::read_dir("/proc") else { return 0 };
+        let processes = processes.flatten().map(|process| process.path()).filter(of_ours);
+        processes.filter_map(|process| usage(&process)).map(|usage| usage.rss_bytes).sum()
+    }
+
     pub(super) fn usage(&self) -> Result<Usage> {
         usage(Path::new(&format!("/proc/{}", self.child.id())))
             .ok_or_else(|| Error::internal("the bench's daemon has ended in the middle").hint("its log says why"))
@@ -104,6 +118,25 @@ impl Drop for Daemon {
         self.child.wait().map(drop).unwrap_or(());
         fs::remove_dir_all(&self.dir).unwrap_or(());
     }
+}
+
+/// What a daemon of a bench is told besides the bench's own wishes: the speech model, and where its engine's library is.
+pub(super) fn with_model(settings: &Settings, model: &Path) -> Result<Vec<String>> {
+    let places = places(settings);
+    let models = places.models.iter().find(|dir| dir.is_dir()).cloned().unwrap_or_else(|| settings.models_dir());
+    let library = runtime::find(&settings.runtime.library, &places.library)?;
+    let model = model.canonicalize().map_err(|error| {
+        Error::unavailable(format!("{} cannot be read", model.display()))
+            .cause(error)
+            .hint("--model names a folder with config.json, tokenizer.json and onnx/")
+    })?;
+    Ok(vec![
+        format!("models.dir={}", models.display()),
+        format!("runtime.library={}", library.display()),
+        format!("tasks.transcribe.model={}", model.display()),
+        "mqtt.mode=off".to_owned(),
+        "log.level=warn".to_owned(),
+    ])
 }
 
 fn failed(what: &str) -> impl Fn(std::io::Error) -> Error {

@@ -3,6 +3,7 @@
 
 mod asr;
 mod child;
+mod clips;
 mod der;
 mod diarize;
 mod durability;

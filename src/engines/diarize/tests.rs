@@ -25,7 +25,7 @@ fn model(assets: &Path) -> VoiceModel {
 async fn decode(path: PathBuf) -> Pcm {
     let settings = settings::load(&settings::Sources::default()).unwrap().settings;
     let media = Media::new(&settings.pipelines, &settings.audio, &settings.vision).unwrap();
-    media.decode_file(AudioFile::Path(path), Duration::from_secs(60)).await.unwrap()
+    media.decode_file(AudioFile::Path(path), Duration::from_secs(60)).await.unwrap().whole().unwrap()
 }
 
 #[tokio::test]

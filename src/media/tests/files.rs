@@ -1,7 +1,7 @@
 //! Whole files of every container decode, from a path and from memory, within a limit of length.
 
 use super::*;
-use crate::{base::Kind, media::AudioFile};
+use crate::{base::Kind, flow::WarningCode, media::AudioFile};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -22,7 +22,9 @@ async fn files_of_every_container_decode() {
         "moov_last.m4a",
     ] {
         for source in [AudioFile::Path(data_path(file)), AudioFile::Bytes(data(file))] {
-            let pcm = media.decode_file(source, HOUR).await.unwrap_or_else(|error| panic!("{file}: {}", error.full()));
+            let decoded =
+                media.decode_file(source, HOUR).await.unwrap_or_else(|error| panic!("{file}: {}", error.full()));
+            let pcm = decoded.whole().unwrap();
             assert!(pcm.len().abs_diff(32_000) < 1000, "{file}: {} samples", pcm.len());
             let likeness = likeness(&pcm, 1600);
             assert!(likeness > 0.9, "{file}: likeness {likeness}");
@@ -35,7 +37,7 @@ async fn files_of_every_container_decode() {
 async fn an_mp3_behind_an_id3_tag_decodes() {
     let tag = [&b"ID3\x04\0\0\0\0\x7F\x7F"[..], &[0xFF; 127 * 128 + 127]].concat();
     let bytes = Bytes::from([&tag[..], &data("tone.mp3")].concat());
-    let pcm = media().decode_file(AudioFile::Bytes(bytes), HOUR).await.unwrap();
+    let pcm = media().decode_file(AudioFile::Bytes(bytes), HOUR).await.unwrap().pcm;
     assert!(likeness(&pcm, 1600) > 0.9);
 }
 
@@ -61,19 +63,71 @@ async fn what_is_no_audio_is_refused() {
     hostile::all_seats_free(&media).await;
 }
 
+/// What decodes of a file gives text; that it is not all is said, and where nothing is left it is an error.
 #[tokio::test]
-async fn cut_files_end_within_the_limit() {
+async fn a_cut_file_gives_what_it_holds_and_says_that_it_is_cut() {
     let media = media();
-    for file in
-        ["tone.wav", "tone.flac", "opus.ogg", "stereo.webm", "tone.mp3", "tone.aac", "fragmented.mp4", "moov_last.m4a"]
-    {
+    for file in [
+        "tone.wav",
+        "tone.flac",
+        "opus.ogg",
+        "vorbis.ogg",
+        "stereo.webm",
+        "tone.mp3",
+        "tone.aac",
+        "fragmented.mp4",
+        "faststart.m4a",
+    ] {
         let bytes = data(file);
-        for at in [20, 200, bytes.len() / 2] {
-            let decoded =
-                tokio::time::timeout(LIMIT, media.decode_file(AudioFile::Bytes(bytes.slice(..at)), HOUR)).await;
-            if let Err(error) = decoded.unwrap() {
-                assert_eq!(error.kind(), Kind::Invalid, "{file} cut at {at}: {}", error.full());
+        let cut = |at: usize| {
+            let decoded = media.decode_file(AudioFile::Bytes(bytes.slice(..at)), HOUR);
+            async move { tokio::time::timeout(LIMIT, decoded).await.expect("it ends within the limit") }
+        };
+        for part in [0.6, 0.9] {
+            let at = (bytes.len() as f64 * part) as usize + 1;
+            let decoded = cut(at).await.unwrap_or_else(|error| panic!("{file} cut at {at}: {}", error.full()));
+            let secs = decoded.pcm.secs();
+            assert!((0.3..1.95).contains(&secs), "{file} cut at {at}: {secs} s");
+            let warning = decoded.warning.unwrap_or_else(|| panic!("{file} cut at {at} is taken for whole"));
+            assert_eq!(warning.code, WarningCode::Cut, "{file}: {}", warning.message);
+            assert!(warning.message.contains(&format!("after {secs:.1} s")), "{file}: {}", warning.message);
+        }
+        for at in [20, 60, 200] {
+            match cut(at).await {
+                Ok(decoded) => assert!(decoded.warning.is_some(), "{file} cut at {at}: {:?}", decoded.pcm.len()),
+                Err(error) => {
+                    assert_eq!(error.kind(), Kind::Invalid, "{file} cut at {at}: {}", error.full());
+                    assert!(error.hint_text().is_some());
+                }
             }
         }
     }
+    // Its index was to come behind the audio.
+    let bytes = data("moov_last.m4a");
+    let error = media.decode_file(AudioFile::Bytes(bytes.slice(..bytes.len() / 2)), HOUR).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Invalid, "{}", error.full());
+    hostile::all_seats_free(&media).await;
+}
+
+/// Damage in the middle costs what follows at most, and never the text before it.
+#[tokio::test]
+async fn a_damaged_file_gives_what_decodes_or_an_error() {
+    let media = media();
+    for file in ["tone.wav", "tone.flac", "opus.ogg", "stereo.webm", "tone.mp3", "tone.aac", "fragmented.mp4"] {
+        let bytes = data(file);
+        let middle = bytes.len() / 2;
+        let damaged = [&bytes[..middle], &hostile::garbage(3000), &bytes[middle..]].concat();
+        let decoded = media.decode_file(AudioFile::Bytes(damaged.into()), HOUR);
+        let decoded = tokio::time::timeout(LIMIT, decoded).await.expect("it ends within the limit");
+        let decoded = decoded.unwrap_or_else(|error| panic!("{file}: {}", error.full()));
+        assert!(decoded.pcm.secs() > 0.6, "{file}: {} s", decoded.pcm.secs());
+    }
+    hostile::all_seats_free(&media).await;
+}
+
+#[tokio::test]
+async fn a_tag_longer_than_its_file_is_no_crash() {
+    let tag = Bytes::from_static(b"ID3\x04\0\0\x7F\x7F\x7F\x7F and no more than this");
+    let error = media().decode_file(AudioFile::Bytes(tag), HOUR).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Invalid, "{}", error.full());
 }

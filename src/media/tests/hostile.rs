@@ -19,7 +19,7 @@ fn threads() -> usize {
 }
 
 /// Bytes without any pattern, the same in every run.
-fn garbage(len: usize) -> Vec<u8> {
+pub(super) fn garbage(len: usize) -> Vec<u8> {
     let mut state = 0x2545_F491_4F6C_DD1D_u64;
     let mut next = || {
         state ^= state << 13;

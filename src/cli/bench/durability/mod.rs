@@ -127,7 +127,7 @@ pub(super) fn run(args: Args) -> Outcome {
 impl Args {
     async fn recording(&self, media: &Media) -> Result<Vec<i16>> {
         let once: Pcm = match &self.audio {
-            Some(file) => media.decode_file(AudioFile::Path(file.clone()), LONGEST).await?,
+            Some(file) => media.decode_file(AudioFile::Path(file.clone()), LONGEST).await?.whole()?,
             None => spoken::two_sentences(media).await?,
         };
         if once.is_empty() {

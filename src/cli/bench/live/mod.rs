@@ -3,7 +3,6 @@
 //! taken back. Client and daemon share the machine.
 
 mod client;
-mod clips;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -15,10 +14,11 @@ use crate::{
     cli::{
         Chosen, Outcome, SettingsArgs,
         bench::{
-            child::Daemon,
+            child::{self, Daemon},
+            clips::{self, Clip},
             figures::{self, Figure, percentile, told, wanted},
         },
-        places, print,
+        print,
         run::raise_open_files,
     },
     engines::asr::WordErrors,
@@ -26,7 +26,6 @@ use crate::{
 };
 
 use client::Seen;
-use clips::Clip;
 
 /// What people call at once: the wire's promise for one stream on two cores.
 const FIRST_WITHIN: Duration = Duration::from_millis(700);
@@ -90,26 +89,11 @@ pub(super) fn run(args: Args) -> Outcome {
     let media = Media::new(&settings.pipelines, &settings.audio, &settings.vision)?;
     let folder = args.clips.clone().unwrap_or_else(|| args.model.join("clips"));
     let clips = runtime.block_on(clips::read(&media, &folder))?;
-    let places = places(settings);
-    let models = places.models.iter().find(|dir| dir.is_dir()).cloned().unwrap_or_else(|| settings.models_dir());
-    let model = args.model.canonicalize().map_err(|error| {
-        Error::unavailable(format!("{} cannot be read", args.model.display()))
-            .cause(error)
-            .hint("--model names a folder with config.json, tokenizer.json and onnx/")
-    })?;
     raise_open_files();
     let most = args.streams.iter().copied().max().unwrap_or(1);
-    let daemon = Daemon::start(
-        &args.settings,
-        &[
-            format!("models.dir={}", models.display()),
-            format!("runtime.library={}", crate::runtime::find(&settings.runtime.library, &places.library)?.display()),
-            format!("tasks.transcribe.model={}", model.display()),
-            format!("audio.max_sessions={}", most + 1),
-            "mqtt.mode=off".to_owned(),
-            "log.level=warn".to_owned(),
-        ],
-    )?;
+    let mut sets = child::with_model(settings, &args.model)?;
+    sets.push(format!("audio.max_sessions={}", most + 1));
+    let daemon = Daemon::start(&args.settings, &sets)?;
     print(&format!(
         "{} clips, {} s a stream, {} ms a message, on {} cores ({})\n",
         clips.len(),

@@ -51,7 +51,7 @@ pub(super) async fn read(media: &Media, folder: &Path) -> Result<Vec<Clip>> {
     let mut clips = Vec::with_capacity(listed.len());
     for Listed { file, language, text } in listed {
         let path = folder.join(file);
-        let audio = media.decode_file(AudioFile::Path(path.clone()), LONGEST).await?;
+        let audio = media.decode_file(AudioFile::Path(path.clone()), LONGEST).await?.whole()?;
         let (language, text) = (language.unwrap_or_else(|| "auto".to_owned()), text.unwrap_or_default());
         clips.push(Clip { path, audio, language, text, offline: String::new() });
     }
