@@ -1,4 +1,4 @@
-//! A whole audio file, of any container that the wire knows: as a stream of samples, or at once within a limit of
+//! A whole audio file, of any container that GStreamer reads: as a stream of samples, or at once within a limit of
 //! length.
 
 use std::{
@@ -22,7 +22,7 @@ use super::{
     feed::{Feed, Source, Stream, Unit, Whole},
     head,
     pool::Lent,
-    recipe::MICROPHONE,
+    recipe::{CONTAINER, MICROPHONE},
 };
 use crate::{
     base::{Error, Kind, Result},
@@ -31,6 +31,8 @@ use crate::{
 
 /// What resampling and the delay of a codec may take of a length.
 const ROUNDING_SECS: f64 = 0.25;
+
+const NOTHING: &str = "the file breaks off before any of its audio";
 
 /// Enough to see what a file is.
 const FIRST_BYTES: usize = 4096;
@@ -78,7 +80,11 @@ impl FileStream {
                 self.given.fetch_add(samples.len() as u64, Ordering::Relaxed);
                 Some(Ok(samples))
             }
-            Some(Err(error)) if error.kind() == Kind::Invalid && secs > 0.0 => {
+            // A decoder that waits for what will never come.
+            Some(Err(error)) if secs == 0.0 && self.cut(secs).is_some() => {
+                Some(Err(Error::invalid(NOTHING).hint("send it again, whole").cause(error)))
+            }
+            Some(Err(error)) if matches!(error.kind(), Kind::Invalid | Kind::Timeout) && secs > 0.0 => {
                 log::debug!("a recording breaks off: {}", error.full());
                 let cut = self.cut(secs).unwrap_or_else(|| Warning {
                     code: WarningCode::Damaged,
@@ -91,9 +97,7 @@ impl FileStream {
                 let cut = self.cut(secs)?;
                 let told = self.warning.set(cut).is_err();
                 let nothing = secs == 0.0 && !told;
-                nothing.then(|| {
-                    Err(Error::invalid("the file breaks off before any of its audio").hint("send it again, whole"))
-                })
+                nothing.then(|| Err(Error::invalid(NOTHING).hint("send it again, whole")))
             }
             failed => failed,
         }
@@ -193,10 +197,14 @@ fn open(file: AudioFile) -> Result<Opened> {
             .hint(error.hint_text().unwrap_or_default().to_owned()),
         None => error,
     };
-    let (encoding, start) = head::recognise(&first).map_err(named)?;
+    if first.is_empty() {
+        return Err(named(Error::invalid("the file is empty").hint("send it again, whole")));
+    }
+    let known = head::recognise(&first);
+    let (encoding, start) = (known.map(|(encoding, _)| encoding), known.map_or(0, |(_, start)| start));
     let whole = Whole::new(source, start).map_err(|error| Error::internal("cannot size the file").cause(error))?;
     let ending = ending::of(encoding, &whole).map_err(|error| Error::internal("cannot read the file").cause(error))?;
-    Ok(Opened { name: audio::pipeline_name(encoding), whole, ending })
+    Ok(Opened { name: encoding.map_or(CONTAINER, audio::pipeline_name), whole, ending })
 }
 
 fn first_bytes(file: &File) -> io::Result<Bytes> {

@@ -4,7 +4,7 @@
 use bytes::{Buf, Bytes, BytesMut};
 
 use crate::{
-    base::{Error, Kind, Result},
+    base::{Error, Result},
     flow::Encoding,
 };
 
@@ -80,8 +80,8 @@ impl Head {
     }
 }
 
-/// What a whole file is, and where it begins behind its ID3 tag.
-pub(super) fn recognise(first: &[u8]) -> Result<(Encoding, u64)> {
+/// What a whole file is, and where it begins behind its ID3 tag. None: not one of the wire's encodings.
+pub(super) fn recognise(first: &[u8]) -> Option<(Encoding, u64)> {
     const CONTAINERS: [Encoding; 7] =
         [Encoding::Wav, Encoding::Ogg, Encoding::Webm, Encoding::Flac, Encoding::Mp4, Encoding::Aac, Encoding::Mp3];
     let start = id3_bytes(first).unwrap_or(0);
@@ -92,10 +92,7 @@ pub(super) fn recognise(first: &[u8]) -> Result<(Encoding, u64)> {
         _ if start > 0 => Some(Encoding::Mp3),
         _ => None,
     };
-    found.map(|it| (it, start)).ok_or_else(|| {
-        Error::new(Kind::Unsupported, "this is no audio file that can be opened")
-            .hint("send WAV, FLAC, MP3, AAC, Ogg, WebM or M4A")
-    })
+    found.map(|it| (it, start))
 }
 
 fn is(encoding: Encoding, mark: &[u8]) -> bool {
@@ -223,8 +220,8 @@ mod tests {
             }
             assert!(pass(encoding, b"ID", 1).is_err(), "too short to be judged");
         }
-        assert_eq!(recognise(b"#EXTM3U\nhttp://example.org/a.ts").unwrap_err().kind(), Kind::Unsupported);
-        assert!(recognise(b"").is_err());
+        assert_eq!(recognise(b"#EXTM3U\nhttp://example.org/a.ts"), None);
+        assert_eq!(recognise(b""), None);
     }
 
     #[test]

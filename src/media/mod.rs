@@ -4,10 +4,12 @@
 //! The only module that knows GStreamer. It must never initialise it before it is needed (an idle daemon stays
 //! small), never wait for it on an async thread, and never let a pipeline outlive the client it decodes for.
 //!
-//! - `recipe`: the texts in `pipelines/`; `pipeline`: one built from them; `pool`: the ones kept for the next client
+//! - `recipe`: the texts in `pipelines/`; `pipeline`: one built from them; `allowed`: what GStreamer may add to it by
+//!   itself; `pool`: the ones kept for the next client
 //! - `audio`: a live stream; `file`: a whole file, and `ending`: whether it is; `photo`: a picture; `encode`: speech on its
 //!   way out
 
+mod allowed;
 mod audio;
 mod bus;
 mod encode;

@@ -18,7 +18,7 @@ use gstreamer_app::{AppSink, AppSinkCallbacks, AppSrc, AppSrcCallbacks, AppStrea
 use tokio::{sync::Notify, time::timeout};
 
 use super::{
-    bus,
+    allowed, bus,
     feed::{Chunk, Feed, Portion, Stream, Unit},
     recipe::Recipe,
 };
@@ -92,6 +92,10 @@ impl Pipeline {
             output: Notify::new(),
             room: Notify::new(),
         });
+        if let Some(decodebin) = pipeline.by_name("decode") {
+            let refused = Arc::clone(&shared);
+            allowed::guard(&decodebin, move |error| refused.fail(error))?;
+        }
         input.iter().for_each(|input| connect_input(input, &shared));
         connect_output(&output, &shared);
         let bus = pipeline.bus().ok_or_else(|| wrong(&"it has no bus"))?;

@@ -23,6 +23,7 @@ const BUILT_IN: &[(&str, &str)] = built_in![
     "mp3",
     "aac",
     "mp4",
+    "container",
     "jpeg",
     "png",
     "webp",
@@ -31,6 +32,9 @@ const BUILT_IN: &[(&str, &str)] = built_in![
     "speech-flac",
     "microphone"
 ];
+
+/// The one for whole files that are none of the wire's encodings.
+pub(super) const CONTAINER: &str = "container";
 
 /// The one that takes nothing in.
 pub(super) const MICROPHONE: &str = "microphone";
@@ -121,6 +125,11 @@ impl Recipe {
     /// What it does, for errors: a decoder of what came, or an encoder of speech.
     pub(super) fn work(&self) -> &'static str {
         if self.name.starts_with("speech-") { "encoder" } else { "decoder" }
+    }
+
+    /// What it decodes is not known before.
+    pub(super) fn is_container(&self) -> bool {
+        self.name == CONTAINER
     }
 
     /// An error that names what to install, if an element is missing.

@@ -4,7 +4,7 @@
 //! Looks at headers and at the last bytes, never at the audio itself, and never judges what is damaged: that the decoder
 //! does. A container that promises nothing is taken for whole.
 //!
-//! - `sizes`: chunks and boxes with their lengths (WAV, MP4); `ebml`: the same in WebM
+//! - `sizes`: chunks and boxes with their lengths (WAV, MP4, AVI, AIFF, AU); `ebml`: the same in WebM
 //! - `frames`: codecs without a container (MP3, AAC); `ogg`: pages
 
 mod ebml;
@@ -33,7 +33,9 @@ pub(super) enum Ending {
 /// More elements than hours of audio have; what has more is made to keep us busy.
 const MAX_STEPS: usize = 1 << 20;
 
-pub(super) fn of(encoding: Encoding, file: &Whole) -> io::Result<Ending> {
+/// `encoding` is None for a file that is none of the wire's.
+pub(super) fn of(encoding: Option<Encoding>, file: &Whole) -> io::Result<Ending> {
+    let Some(encoding) = encoding else { return sizes::other(file) };
     match encoding {
         Encoding::Wav => sizes::riff(file),
         Encoding::Mp4 => sizes::boxes(file),
@@ -76,8 +78,9 @@ mod tests {
     }
 
     fn ending(bytes: &[u8]) -> Ending {
-        let (encoding, start) = head::recognise(&bytes[..bytes.len().min(4096)]).unwrap();
-        of(encoding, &Whole::new(Source::Bytes(Bytes::copy_from_slice(bytes)), start).unwrap()).unwrap()
+        let known = head::recognise(&bytes[..bytes.len().min(4096)]);
+        let file = Whole::new(Source::Bytes(Bytes::copy_from_slice(bytes)), known.map_or(0, |it| it.1)).unwrap();
+        of(known.map(|it| it.0), &file).unwrap()
     }
 
     fn data(name: &str) -> Vec<u8> {
@@ -97,6 +100,9 @@ mod tests {
             "moov_last.m4a",
             "fragmented.mp4",
             "stereo.webm",
+            "tone.aiff",
+            "tone.au",
+            "video.avi",
         ] {
             let bytes = data(name);
             assert_eq!(ending(&bytes), Ending::Whole, "{name}");
@@ -120,9 +126,11 @@ mod tests {
     /// Whatever the bytes, an answer comes, and soon.
     #[test]
     fn no_bytes_lead_it_astray() {
-        for name in ["tone.wav", "opus.ogg", "tone.mp3", "tone.aac", "fragmented.mp4", "stereo.webm", "tone.flac"] {
+        for name in
+            ["tone.wav", "opus.ogg", "tone.mp3", "tone.aac", "fragmented.mp4", "stereo.webm", "tone.flac", "tone.aiff"]
+        {
             let bytes = data(name);
-            let (encoding, _) = head::recognise(&bytes).unwrap();
+            let encoding = head::recognise(&bytes).map(|it| it.0);
             for seed in 0..200_usize {
                 let mut bytes = bytes.clone();
                 for turn in 0..8 {

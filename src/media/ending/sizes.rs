@@ -1,5 +1,5 @@
-//! Containers of pieces that each say how long they are: chunks of RIFF, boxes of MP4. One that says more than there is
-//! was not written to its end.
+//! Containers that say how long they or their pieces are: chunks of RIFF, boxes of MP4. What says more than there is was
+//! not written to its end.
 
 use std::io;
 
@@ -39,6 +39,20 @@ pub(super) fn riff(file: &Whole) -> io::Result<Ending> {
     }
     // The audio was to come, and did not.
     Ok(CUT)
+}
+
+/// Containers beyond those of the wire that say at their begin how long they are.
+pub(super) fn other(file: &Whole) -> io::Result<Ending> {
+    let head = file.peek(0, 12)?;
+    let Some(head) = head.first_chunk::<12>() else { return Ok(Ending::Whole) };
+    let end = match &head[..4] {
+        b"RIFF" => 8 + le32(&head[4..8]),
+        b"FORM" => 8 + be32(&head[4..8]),
+        // Where the audio begins, and its bytes.
+        b".snd" if be32(&head[8..]) < NO_SIZE_FROM => be32(&head[4..8]) + be32(&head[8..]),
+        _ => return Ok(Ending::Whole),
+    };
+    Ok(if end > file.len && end < NO_SIZE_FROM { CUT } else { Ending::Whole })
 }
 
 /// MP4: boxes up to the end of the file.

@@ -74,6 +74,19 @@ def audio(tmp):
     launch(f"{aac} ! mp4mux fragment-duration=200 streamable=true ! filesink location={OUT}/fragmented.mp4")
     launch(f"{aac} ! mp4mux faststart=true ! filesink location={OUT}/faststart.m4a")
     launch(f"{aac} ! mp4mux ! filesink location={OUT}/moov_last.m4a")
+    # Beyond the encodings of the wire: whole files of whatever else GStreamer reads, two with a picture beside the sound.
+    picture = "videotestsrc num-buffers=20 ! video/x-raw,width=64,height=48,framerate=10/1 ! jpegenc ! m."
+    s16 = f"{source} ! audioresample ! audio/x-raw"
+    launch(f"{s16},rate=16000 ! aiffmux ! filesink location={OUT}/tone.aiff")
+    launch(f"{s16},format=S16BE,rate=16000 ! avmux_au ! filesink location={OUT}/tone.au")
+    launch(f"avimux name=m ! filesink location={OUT}/video.avi {picture} {source} ! lamemp3enc bitrate=64 ! m.")
+    launch(f"matroskamux name=m ! filesink location={OUT}/video.mkv {picture} {source} ! avenc_ac3 bitrate=96000 ! m.")
+    mp3 = "lamemp3enc target=bitrate cbr=true bitrate=64 ! mpegaudioparse"
+    launch(f"{s16},rate=44100 ! {mp3} ! flvmux ! filesink location={OUT}/tone.flv")
+    launch(f"{aac} ! mpegtsmux ! filesink location={OUT}/tone.ts")
+    launch(f"{s16},rate=16000 ! avenc_alac ! qtmux ! filesink location={OUT}/alac.mov")
+    launch(f"{s16},rate=16000 ! speexenc ! oggmux ! filesink location={OUT}/speex.ogg")
+    launch(f"{source} ! avenc_ac3 bitrate=96000 ! filesink location={OUT}/tone.ac3")
     # As a phone sends it: packets without a container. Each is preceded by its length, 16 bits, big endian.
     packets = ogg_packets((OUT / "opus.ogg").read_bytes())[2:]
     (OUT / "opus.packets").write_bytes(b"".join(struct.pack(">H", len(it)) + it for it in packets))
