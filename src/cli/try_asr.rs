@@ -170,7 +170,8 @@ impl TryAsr {
         loudest.push(pcm)?;
         // As the reference: a short recording is followed by silence.
         let recording = Recording { samples: pcm.len() as u64, loudest: loudest.finish()?, filled_up: true };
-        let mut machine = Sequential::new(self.ask(), recording, self.condition_on_previous, Guards::NONE);
+        let context = if self.condition_on_previous { whisper.context_tokens() } else { 0 };
+        let mut machine = Sequential::new(self.ask(), recording, context, Guards::NONE);
         let mut tried = Tried { pieces: Vec::new(), segments: Vec::new() };
         while let Some(request) = machine.request() {
             let answers = answer(whisper, &cut_out(request, pcm))?;

@@ -64,6 +64,11 @@ pub trait Transcriber: Send {
         step: &mut dyn FnMut(TranscribeStep),
         cancel: &Cancel,
     ) -> Result<Vec<PieceText>>;
+
+    /// What whoever runs this box should know of how it runs, once it is loaded.
+    fn note(&self) -> Option<String> {
+        None
+    }
 }
 
 /// Turns a voice into a vector of unit length; close vectors are one speaker's. Looks at `cancel` between batches.

@@ -97,4 +97,8 @@ impl Engine for Asr {
     ) -> Result<Vec<PieceText>> {
         self.0.transcribe(ask, step, cancel)
     }
+
+    fn note(&self) -> Option<String> {
+        self.0.note()
+    }
 }

@@ -89,7 +89,8 @@ mod tests {
         let mut loudest = whisper.loudest();
         audio.chunks(7_000).for_each(|chunk| loudest.push(chunk).unwrap());
         let recording = Recording { samples: audio.len() as u64, loudest: loudest.finish().unwrap(), filled_up };
-        let mut machine = Sequential::new(ask, recording, condition, Guards::NONE);
+        let context = if condition { whisper.context_tokens() } else { 0 };
+        let mut machine = Sequential::new(ask, recording, context, Guards::NONE);
         let mut segments = Vec::new();
         while let Some(request) = machine.request() {
             let answers = answer(whisper, &request.ask(cut(audio)));

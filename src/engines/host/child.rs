@@ -90,7 +90,7 @@ impl Link {
             Ok(runner) => runner,
             Err(error) => return writer.send(&loaded::<S::Engine>(Err(error.into()))),
         };
-        writer.send(&loaded::<S::Engine>(Ok(())))?;
+        writer.send(&loaded::<S::Engine>(Ok(runner.note())))?;
         for Job { job, steps, ask, cancel } in inbox {
             let mut tell = |step| {
                 if steps {
@@ -106,7 +106,7 @@ impl Link {
     }
 }
 
-fn loaded<E: Engine>(loaded: Result<(), WireError>) -> FromChild<E::Progress, E::Answer> {
+fn loaded<E: Engine>(loaded: Result<Option<String>, WireError>) -> FromChild<E::Progress, E::Answer> {
     FromChild::Loaded(loaded)
 }
 

@@ -112,12 +112,13 @@ impl Failed {
 }
 
 impl<E: Engine> Child<E> {
-    /// Starts a process and waits until the engine is there, or until it is not wanted any more.
+    /// Starts a process and waits until the engine is there, or until it is not wanted any more; with what it says of
+    /// itself.
     pub(super) async fn start(
         launch: &Launch,
         spec: &EngineSpec,
         closing: &CancellationToken,
-    ) -> Result<Child<E>, Failed> {
+    ) -> Result<(Child<E>, Option<String>), Failed> {
         let begun = Instant::now();
         let load =
             Load { name: launch.name.clone(), log_level: log::max_level().as_str().to_owned(), spec: spec.clone() };
@@ -133,10 +134,10 @@ impl<E: Engine> Child<E> {
             }
         };
         match greeted {
-            Ok(Ok(Ok(()))) => {
+            Ok(Ok(Ok(note))) => {
                 let load_ms = begun.elapsed().as_millis() as u64;
                 log::info!(engine = launch.name.as_str(), pid = child.pid, load_ms; "an engine's process is ready");
-                Ok(child)
+                Ok((child, note))
             }
             Ok(Ok(Err(refused))) => {
                 child.end().await;
@@ -178,7 +179,7 @@ impl<E: Engine> Child<E> {
         })
     }
 
-    async fn greet(&mut self, greeting: &[u8]) -> Result<Result<(), WireError>, Fault> {
+    async fn greet(&mut self, greeting: &[u8]) -> Result<Result<Option<String>, WireError>, Fault> {
         self.write(greeting).await?;
         let hello = self.frames.next(&mut self.reader).await?.ok_or(Fault::Closed)?;
         decode::<Hello>(&hello)?.check()?;

@@ -54,6 +54,11 @@ pub trait Engine: 'static {
         step: &mut dyn FnMut(Self::Progress),
         cancel: &Cancel,
     ) -> Result<Self::Answer>;
+
+    /// What whoever runs this box should know of how it runs, once it is loaded.
+    fn note(&self) -> Option<String> {
+        None
+    }
 }
 
 /// How long a host waits for its engine.
@@ -78,9 +83,11 @@ impl Default for Limits {
     }
 }
 
-/// What is known of an engine's process. A thread has no pid and never dies alone.
+/// What is known of an engine and its process. A thread has no pid and never dies alone.
 #[derive(Debug, Clone, Default)]
 pub struct Vitals {
+    /// What it said of itself when it was loaded.
+    pub note: Option<Arc<str>>,
     /// None while it is down, or starting.
     pub pid: Option<u32>,
     pub deaths: u32,

@@ -133,8 +133,9 @@ impl<E: Engine> Keeper<E> {
     /// Goes on although the asker may leave, because the next one needs the engine too; closing gives it up.
     async fn start(&mut self) -> Result<()> {
         match Child::start(&self.launch, &self.spec, &self.closing).await {
-            Ok(child) => {
+            Ok((child, note)) => {
                 self.vitals.send_modify(|vitals| {
+                    vitals.note = note.map(Into::into);
                     vitals.pid = Some(child.pid());
                     vitals.quarantined_until = None;
                 });

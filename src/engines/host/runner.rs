@@ -21,6 +21,10 @@ impl<E: Engine, B: Fn() -> Result<E>> Runner<E, B> {
         Ok(Runner { name: name.to_owned(), build, engine: Some(engine) })
     }
 
+    pub(super) fn note(&self) -> Option<String> {
+        self.engine.as_ref().and_then(Engine::note)
+    }
+
     /// The steps of a job that is tried again are told again, from its beginning.
     pub(super) fn answer(
         &mut self,

@@ -38,6 +38,8 @@ fn run<E: Engine>(name: &str, build: impl Fn() -> Result<E>, desk: Desk<E>, read
     let _ended = desk.ended.drop_guard();
     let mut runner = match Runner::start(name, build) {
         Ok(runner) => {
+            let note = runner.note();
+            desk.vitals.send_modify(|vitals| vitals.note = note.map(Into::into));
             if ready.send(Ok(())).is_err() {
                 return;
             }

@@ -69,9 +69,16 @@ pub(super) enum ToChild<A> {
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum FromChild<P, A> {
-    Loaded(Result<(), WireError>),
-    Progress { job: u64, step: P },
-    Answer { job: u64, answer: Result<A, WireError> },
+    /// With what the engine says of itself.
+    Loaded(Result<Option<String>, WireError>),
+    Progress {
+        job: u64,
+        step: P,
+    },
+    Answer {
+        job: u64,
+        answer: Result<A, WireError>,
+    },
 }
 
 /// A `base::Error` as it travels; the cause as text, for the log.

@@ -103,13 +103,15 @@ impl Registry {
             };
             match memory.lease(*provider, need).await {
                 Ok(lease) => {
+                    let hired = Hired::leased(lease)?;
+                    let note = hired.vitals().borrow().note.as_deref().map(str::to_owned);
                     let mut failures = lock(&self.0.failures);
-                    match instead {
+                    match instead.or(note) {
                         Some(why) => failures.insert(E::TASK, format!("{INSTEAD}{}: {why}", provider.name())),
                         None => failures.remove(&E::TASK),
                     };
                     drop(failures);
-                    return Hired::leased(lease);
+                    return Ok(hired);
                 }
                 // There is no room for it there, whoever leaves: the profile may permit another place.
                 Err(error) if error.kind() == Kind::OverBudget => {

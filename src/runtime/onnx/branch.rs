@@ -73,6 +73,13 @@ impl Model {
         self
     }
 
+    /// The model with those of its outputs alone that `keep` names, and what they need.
+    pub fn with_outputs(mut self, keep: impl Fn(&str) -> bool) -> Model {
+        self.net.outputs.retain(|end| keep(&end.name));
+        self.net.prune();
+        self
+    }
+
     pub fn inputs(&self) -> impl Iterator<Item = &str> {
         self.net.inputs.iter().map(|end| end.name.as_str())
     }

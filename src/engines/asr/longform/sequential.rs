@@ -21,8 +21,6 @@ const FRAME: u64 = SAMPLE_RATE_HZ as u64 / 100;
 const WINDOW: u64 = 30 * SAMPLE_RATE_HZ as u64;
 /// The first and the last frame of a window look this far over its edges.
 const EDGE: u64 = 200;
-/// More context than any model takes: it uses the end of it.
-const MAX_PREVIOUS: usize = 448;
 /// A window whose words end sooner than this goes on where its segments say.
 const LEAST_ADVANCE_SECS: f64 = 1.0;
 /// Text found at a higher temperature than this is too wild to lead the next window.
@@ -42,8 +40,8 @@ pub struct Recording {
 pub struct Sequential {
     ask: TranscribeAsk,
     recording: Recording,
-    /// Does each window see the text of those before?
-    condition: bool,
+    /// How much of the text before each window sees, in tokens.
+    context: usize,
     guards: Guards,
     guard: Guard,
     language: Language,
@@ -56,15 +54,16 @@ pub struct Sequential {
 }
 
 impl Sequential {
-    /// `ask` says what every window is asked; its pieces are not looked at.
-    pub fn new(ask: TranscribeAsk, recording: Recording, condition: bool, guards: Guards) -> Sequential {
+    /// `ask` says what every window is asked; its pieces are not looked at. `context` says how many tokens of the text
+    /// before each window sees (what the model takes, or none).
+    pub fn new(ask: TranscribeAsk, recording: Recording, context: usize, guards: Guards) -> Sequential {
         let samples = if recording.filled_up { recording.samples.max(WINDOW) } else { recording.samples };
         Sequential {
             language: Language::new(&ask.language, 1),
             ask: TranscribeAsk { pieces: Vec::new(), ..ask },
             // What is left behind the last whole frame has no features.
             recording: Recording { samples: samples / FRAME * FRAME, ..recording },
-            condition,
+            context,
             guards,
             guard: Guard::new(guards),
             seek: 0,
@@ -152,13 +151,13 @@ impl Sequential {
             kept.push(segment);
         }
         // What fills the next window with the same is no context, nor is what was found by chance.
-        if looped || hot || (!self.condition && !silent) {
+        if looped || hot || (self.context == 0 && !silent) {
             self.previous.clear();
             self.ask.prompt = None;
         }
-        if self.condition && !looped && !hot {
+        if self.context > 0 && !looped && !hot {
             self.previous.append(&mut context);
-            self.previous.drain(..self.previous.len().saturating_sub(MAX_PREVIOUS));
+            self.previous.drain(..self.previous.len().saturating_sub(self.context));
         }
         self.seek = next;
         Ok(kept)
@@ -214,6 +213,7 @@ mod tests {
     use super::*;
 
     const RATE: u64 = SAMPLE_RATE_HZ as u64;
+    const CONTEXT: usize = 223;
 
     fn segment(start: f64, end: f64, text: &str) -> SegmentText {
         SegmentText { start, end, text: text.to_owned(), tokens: vec![start as u32 + 1], ..SegmentText::default() }
@@ -232,7 +232,8 @@ mod tests {
 
     fn machine(samples: u64, condition: bool) -> Sequential {
         let ask = TranscribeAsk { prompt: Some("Ana".into()), ..TranscribeAsk::of(Vec::new().into(), "auto") };
-        Sequential::new(ask, Recording { samples, loudest: 1.5, filled_up: false }, condition, Guards::NONE)
+        let context = if condition { CONTEXT } else { 0 };
+        Sequential::new(ask, Recording { samples, loudest: 1.5, filled_up: false }, context, Guards::NONE)
     }
 
     #[test]
@@ -310,7 +311,7 @@ mod tests {
         assert_eq!(short.request(), None);
 
         let recording = Recording { samples: 5 * RATE, loudest: 1.5, filled_up: true };
-        let mut filled = Sequential::new(TranscribeAsk::of(Vec::new().into(), "es"), recording, false, Guards::NONE);
+        let mut filled = Sequential::new(TranscribeAsk::of(Vec::new().into(), "es"), recording, 0, Guards::NONE);
         let ask = filled.request().unwrap().ask(|from, to| vec![0.5; (to.min(5 * RATE) - from) as usize].into());
         assert_eq!((ask.pieces[0].audio.len() as u64, ask.pieces[0].audio[80_000]), (WINDOW, 0.0));
         filled.accept(answer(10.0, vec![])).unwrap();
@@ -326,7 +327,7 @@ mod tests {
             machine.accept(answer(30.0, vec![long])).unwrap();
         }
         let previous = machine.request().unwrap().parts[0].previous.clone();
-        assert_eq!((previous.len(), previous.last()), (MAX_PREVIOUS, Some(&199)));
+        assert_eq!((previous.len(), previous.last()), (CONTEXT, Some(&199)));
     }
 
     #[test]

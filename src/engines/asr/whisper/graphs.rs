@@ -10,150 +10,49 @@
 //!
 //! A merged graph that chooses is taken apart: its branches become graphs of their own. Where the one of later steps can
 //! read several tokens at once it reads prompts too, and of the other only the keys and values of the speech are left, so
-//! that each weight is in memory once.
+//! that each weight is in memory once. A split export is treated alike. Where ONNX Runtime refuses what was made of a file,
+//! the file is opened as it is published, and that is said.
 
-use std::path::{Path, PathBuf};
-
-use serde::{Deserialize, Serialize};
+use std::path::Path;
 
 use crate::{
     base::{Error, Result},
-    engines::asr::whisper::files::{ModelFiles, wrong},
+    engines::asr::whisper::{
+        files::{ModelFiles, wrong},
+        spec::WhisperSpec,
+    },
     runtime::{
-        Graph, GraphOptions, Port, ProviderOptions, Runtime, Signature, Tensor, Wanted,
+        Graph, Port, ProviderOptions, Runtime, Tensor, Wanted,
         onnx::{self, Model},
-        open_plan,
     },
 };
 
 const IDS: &str = "input_ids";
 const HIDDEN: &str = "encoder_hidden_states";
 
-/// Which model to open, and how. Plain data: it crosses to the process of the engine.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct WhisperSpec {
-    /// With config.json, tokenizer.json and the graphs.
-    pub dir: PathBuf,
-    /// ONNX Runtime.
-    pub library: PathBuf,
-    pub encoder: GraphFile,
-    pub decoder: GraphFile,
-    /// Of the graphs that are no plans and have none of their own.
-    pub provider: ProviderOptions,
-    pub plans: PlanPlace,
-    pub threads: usize,
-    /// Pieces decoded together.
-    pub batch: usize,
-}
-
-/// One graph of an export: `onnx/decoder_model_merged_q4.onnx` is of the folder `onnx` and has the suffix `_q4`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct GraphFile {
-    /// Within the model's folder.
-    pub folder: String,
-    pub suffix: String,
-    /// What goes into a plan and comes out of it; its suffix is the whole ending of its file. None: it is ONNX.
-    pub plan: Option<Signature>,
-    /// Where it runs, if that is not where the others do.
-    pub provider: Option<ProviderOptions>,
-}
-
-impl Default for GraphFile {
-    fn default() -> GraphFile {
-        GraphFile { folder: "onnx".to_owned(), suffix: String::new(), plan: None, provider: None }
-    }
-}
-
-impl GraphFile {
-    /// Within the model's folder.
-    pub fn path(&self, name: &str) -> PathBuf {
-        let ending = if self.plan.is_some() { "" } else { ".onnx" };
-        Path::new(&self.folder).join(format!("{name}{}{ending}", self.suffix))
-    }
-}
-
-/// Where plans run, and where what they need beside them is kept.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct PlanPlace {
-    pub provider: ProviderOptions,
-    pub folder: PathBuf,
-}
-
-impl WhisperSpec {
-    /// The unquantised graphs of a folder, as they are published.
-    pub fn of(dir: &Path, library: &Path, threads: usize) -> WhisperSpec {
-        WhisperSpec {
-            dir: dir.to_owned(),
-            library: library.to_owned(),
-            encoder: GraphFile::default(),
-            decoder: GraphFile::default(),
-            provider: ProviderOptions::Cpu,
-            plans: PlanPlace::default(),
-            threads,
-            batch: 8,
-        }
-    }
-
-    fn path(&self, file: &GraphFile, name: &str) -> PathBuf {
-        self.dir.join(file.path(name))
-    }
-
-    fn provider_of<'a>(&'a self, file: &'a GraphFile) -> &'a ProviderOptions {
-        file.provider.as_ref().unwrap_or(&self.provider)
-    }
-
-    fn options(&self, provider: &ProviderOptions, same_shapes: bool) -> GraphOptions {
-        GraphOptions {
-            threads: self.threads,
-            provider: provider.clone(),
-            spinning: self.threads > 1,
-            same_shapes,
-            mapped: false,
-        }
-    }
-
-    fn open(&self, runtime: &Runtime, file: &GraphFile, name: &str, same_shapes: bool) -> Result<Graph> {
-        let path = self.path(file, name);
-        match &file.plan {
-            Some(signature) => {
-                let options = self.options(&self.plans.provider, same_shapes);
-                open_plan(runtime, &path, signature, &options, &self.plans.folder)
-            }
-            None => Graph::open(runtime, &path, &self.options(self.provider_of(file), same_shapes)),
-        }
-    }
-
-    fn open_changed(&self, runtime: &Runtime, file: &GraphFile, model: &Model, same_shapes: bool) -> Result<Graph> {
-        Graph::open_changed(runtime, model, &self.options(self.provider_of(file), same_shapes))
-    }
-
-    /// The graph as data, where it can be changed. TensorRT keeps engines by the file that they are made of.
-    fn read(&self, file: &GraphFile, name: &str) -> Option<Model> {
-        let path = self.path(file, name);
-        let provider = self.provider_of(file);
-        let changes = matches!(provider, ProviderOptions::Cpu | ProviderOptions::Cuda(_)) && file.plan.is_none();
-        if !changes || !path.is_file() {
-            return None;
-        }
-        // ONNX Runtime says better what is wrong with a file, if anything is.
-        Model::read(&path).inspect_err(|error| log::info!("opened as it is: {}", error.full())).ok()
-    }
-}
-
 /// Features in, what the decoder looks at out.
 pub(super) struct Encoder {
     graph: Graph,
     input: Port,
     wanted: Wanted,
+    /// Why its graph is not changed, where it was to be.
+    pub(super) unchanged: Option<String>,
 }
 
 impl Encoder {
     pub(super) fn open(spec: &WhisperSpec, runtime: &Runtime, files: &ModelFiles) -> Result<Encoder> {
         let name = "encoder_model";
-        let graph = match spec.read(&spec.encoder, name) {
-            Some(model) => spec.open_changed(runtime, &spec.encoder, &for_processor(model, spec, files)?, true)?,
-            None => spec.open(runtime, &spec.encoder, name, true)?,
+        let changed = spec.read(&spec.encoder, name).and_then(|model| {
+            let model = model.map(|model| for_processor(model, spec, files)).transpose()?;
+            model.map(|model| spec.open_changed(runtime, &spec.encoder, &model, true)).transpose()
+        });
+        let (graph, refused) = match changed {
+            Ok(Some(graph)) => (graph, None),
+            Ok(None) => (spec.open(runtime, &spec.encoder, name, true)?, None),
+            // What is wrong with the file itself is said by this.
+            Err(why) => (spec.open(runtime, &spec.encoder, name, true)?, Some(why)),
         };
+        let unchanged = refused.map(|why| spec.unchanged(&spec.encoder, name, &why));
         let inputs = graph.input_ports()?;
         let outputs = graph.output_ports()?;
         let [input] = &inputs[..] else {
@@ -166,7 +65,7 @@ impl Encoder {
         }
         expect_size(&spec.dir, output, 1, files.encoder_frames)?;
         let wanted = Wanted::new([output.name.as_str()])?;
-        Ok(Encoder { input: input.clone(), wanted, graph })
+        Ok(Encoder { input: input.clone(), wanted, graph, unchanged })
     }
 
     pub(super) fn run(&mut self, features: &[f32], files: &ModelFiles) -> Result<Tensor> {
@@ -233,6 +132,13 @@ pub(super) struct DecoderGraphs {
     pub(super) speech: Option<SpeechGraph>,
     pub(super) first: DecoderGraph,
     pub(super) later: Option<DecoderGraph>,
+    /// Why its graphs are not changed, where they were to be.
+    pub(super) unchanged: Option<String>,
+}
+
+/// What the graph of later steps gives; for the speech it would give something empty.
+fn of_speech(name: &str) -> bool {
+    name.starts_with("present.") && name.contains(".encoder.")
 }
 
 impl DecoderGraphs {
@@ -244,15 +150,23 @@ impl DecoderGraphs {
         };
         let is_there = |name: &str| spec.path(&spec.decoder, name).is_file();
         if is_there(merged) || !(is_there(split) && is_there(with_past)) {
-            if let Some(graphs) = DecoderGraphs::apart(spec, runtime, files, merged)? {
-                return Ok(graphs);
-            }
+            let refused = match DecoderGraphs::apart(spec, runtime, files, merged) {
+                Ok(Some(graphs)) => return Ok(graphs),
+                Ok(None) => None,
+                Err(why) => Some(why),
+            };
             let first = open(merged)?;
             if first.names.own_past.is_empty() {
                 return Err(wrong(&spec.dir, "its merged decoder takes no keys and values"));
             }
-            return Ok(DecoderGraphs { speech: None, first, later: None });
+            let unchanged = refused.map(|why| spec.unchanged(&spec.decoder, merged, &why));
+            return Ok(DecoderGraphs { speech: None, first, later: None, unchanged });
         }
+        let refused = match DecoderGraphs::joined(spec, runtime, files, split, with_past) {
+            Ok(Some(graphs)) => return Ok(graphs),
+            Ok(None) => None,
+            Err(why) => Some(why),
+        };
         let (first, later) = (open(split)?, open(with_past)?);
         if later.names.own_past.is_empty() || later.names.hidden.is_none() && later.names.cross_past.is_empty() {
             return Err(wrong(&spec.dir, "its decoder_with_past takes no keys and values"));
@@ -260,18 +174,42 @@ impl DecoderGraphs {
         if first.names.cross_count == 0 && !later.names.cross_past.is_empty() {
             return Err(wrong(&spec.dir, "its first decoder does not give the keys and values that the second takes"));
         }
-        Ok(DecoderGraphs { speech: None, first, later: Some(later) })
+        let unchanged = refused.map(|why| spec.unchanged(&spec.decoder, split, &why));
+        Ok(DecoderGraphs { speech: None, first, later: Some(later), unchanged })
+    }
+
+    /// Of the two graphs of a split export the second reads prompts too, and the first only makes the keys and values of
+    /// the speech; None where the second cannot.
+    fn joined(
+        spec: &WhisperSpec,
+        runtime: &Runtime,
+        files: &ModelFiles,
+        split: &str,
+        with_past: &str,
+    ) -> Result<Option<DecoderGraphs>> {
+        let (first, later) = (spec.read(&spec.decoder, split)?, spec.read(&spec.decoder, with_past)?);
+        let (Some(first), Some(later)) = (first, later) else { return Ok(None) };
+        let speech = first.with_outputs(of_speech).ask_for_batch(HIDDEN);
+        let reads_prompts = later.hides_what_follows(IDS, &own_keys(files), "past_key_values.");
+        if !reads_prompts || !speech.inputs().eq([HIDDEN]) {
+            return Ok(None);
+        }
+        let later = DecoderGraph::open(spec.open_changed(runtime, &spec.decoder, &later, false)?, &spec.dir, files)?;
+        if later.names.own_past.is_empty() || later.names.cross_past.is_empty() {
+            return Ok(None);
+        }
+        let speech =
+            SpeechGraph::open(spec.open_changed(runtime, &spec.decoder, &speech, true)?, &later.names, &spec.dir)?;
+        Ok(Some(DecoderGraphs { speech: Some(speech), first: later, later: None, unchanged: None }))
     }
 
     /// A merged graph taken apart; None where it does not choose, or not in a way that is known.
     fn apart(spec: &WhisperSpec, runtime: &Runtime, files: &ModelFiles, merged: &str) -> Result<Option<DecoderGraphs>> {
         const SWITCH: &str = "use_cache_branch";
-        let of_speech = |name: &str| name.starts_with("present.") && name.contains(".encoder.");
-        let Some(model) = spec.read(&spec.decoder, merged) else { return Ok(None) };
+        let Some(model) = spec.read(&spec.decoder, merged)? else { return Ok(None) };
         // What later steps give for the speech is empty.
         let Some(later) = model.branch(SWITCH, true, |name| !of_speech(name)) else { return Ok(None) };
-        let keys: Vec<String> = (0..files.decoder_layers).map(|layer| format!("present.{layer}.decoder.key")).collect();
-        let reads_prompts = later.hides_what_follows(IDS, &keys, "past_key_values.");
+        let reads_prompts = later.hides_what_follows(IDS, &own_keys(files), "past_key_values.");
         let speech = model.branch(SWITCH, false, of_speech).map(|speech| speech.ask_for_batch(HIDDEN));
         let speech = speech.filter(|speech| reads_prompts && speech.inputs().eq([HIDDEN]));
         let first = if speech.is_some() { None } else { model.branch(SWITCH, false, |_| true) };
@@ -283,11 +221,13 @@ impl DecoderGraphs {
             return Err(wrong(&spec.dir, "its merged decoder takes no keys and values"));
         }
         Ok(match (first, speech) {
-            (Some(first), _) => Some(DecoderGraphs { speech: None, first: open(&first)?, later: Some(later) }),
+            (Some(first), _) => {
+                Some(DecoderGraphs { speech: None, first: open(&first)?, later: Some(later), unchanged: None })
+            }
             (None, Some(speech)) => {
                 let graph = spec.open_changed(runtime, &spec.decoder, &speech, true)?;
                 let speech = SpeechGraph::open(graph, &later.names, &spec.dir)?;
-                Some(DecoderGraphs { speech: Some(speech), first: later, later: None })
+                Some(DecoderGraphs { speech: Some(speech), first: later, later: None, unchanged: None })
             }
             (None, None) => None,
         })
@@ -296,6 +236,11 @@ impl DecoderGraphs {
     pub(super) fn of_later_steps(&mut self) -> &mut DecoderGraph {
         self.later.as_mut().unwrap_or(&mut self.first)
     }
+}
+
+/// Outputs with the keys of all tokens so far, by layer.
+fn own_keys(files: &ModelFiles) -> Vec<String> {
+    (0..files.decoder_layers).map(|layer| format!("present.{layer}.decoder.key")).collect()
 }
 
 impl SpeechGraph {
@@ -401,24 +346,77 @@ fn expect_size(dir: &Path, port: &Port, axis: usize, size: usize) -> Result<()> 
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::{
+        ffi::OsStr,
+        fs,
+        os::unix::{ffi::OsStrExt, fs::symlink},
+    };
 
     use super::*;
     use crate::{
         base::Kind,
-        engines::asr::whisper::Whisper,
-        runtime::{Provider, candidates, find},
+        engines::{
+            Cancel, TranscribeAsk, Transcriber,
+            asr::whisper::{
+                Whisper,
+                spec::{GraphFile, PlanPlace},
+            },
+        },
+        flow::Pcm,
+        runtime::{Provider, Signature, candidates, find},
         settings::{DEFAULTS, Settings},
     };
 
-    fn plan(suffix: &str) -> GraphFile {
-        GraphFile { suffix: suffix.to_owned(), plan: Some(Signature::default()), ..GraphFile::default() }
+    /// The small model of the fixtures, with those of its graphs alone that are named.
+    fn fixture(dir: &Path, graphs: &[&str]) {
+        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/whisper-tiny");
+        fs::create_dir_all(dir.join("onnx")).unwrap();
+        for file in ["config.json", "generation_config.json", "preprocessor_config.json", "tokenizer.json"] {
+            symlink(from.join(file), dir.join(file)).unwrap();
+        }
+        for graph in graphs {
+            fs::copy(from.join("onnx").join(graph), dir.join("onnx").join(graph)).unwrap();
+        }
     }
 
+    /// What it says of a rising tone, and of itself.
+    fn heard(dir: &Path, library: &Path) -> (Vec<u32>, Option<String>) {
+        let mut whisper = Whisper::open(&WhisperSpec::of(dir, library, 1)).unwrap();
+        let tone: Vec<f32> = (0..48_000).map(|at| (at as f32 * at as f32 * 1e-5).sin() * 0.5).collect();
+        let ask = TranscribeAsk { prompt: Some("Hola Ana".into()), ..TranscribeAsk::of(Pcm::from(tone), "es") };
+        let texts = whisper.transcribe(&ask, &mut |_| (), &Cancel::default()).unwrap();
+        (texts.into_iter().flat_map(|text| text.tokens).collect(), whisper.note())
+    }
+
+    const MERGED: [&str; 2] = ["encoder_model.onnx", "decoder_model_merged.onnx"];
+    const SPLIT: [&str; 3] = ["encoder_model.onnx", "decoder_model.onnx", "decoder_with_past_model.onnx"];
+
     #[test]
-    fn a_plan_is_named_by_its_whole_ending() {
-        assert_eq!(GraphFile::default().path("encoder_model"), Path::new("onnx/encoder_model.onnx"));
-        assert_eq!(plan("_sm87.engine").path("encoder_model"), Path::new("onnx/encoder_model_sm87.engine"));
+    fn graphs_that_cannot_be_changed_are_used_as_published_and_that_is_said() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let Ok(library) = find("", &candidates(&root.join("target/debug/vigia"), root)) else {
+            println!("skipped: ONNX Runtime was not found");
+            return;
+        };
+        let dir = tempfile::tempdir().unwrap();
+        for (name, graphs) in [("merged", &MERGED[..]), ("split", &SPLIT[..])] {
+            let plain = dir.path().join(name);
+            fixture(&plain, graphs);
+            let (tokens, note) = heard(&plain, &library);
+            assert!(!tokens.is_empty() && note.is_none(), "{name}: {note:?}");
+            // ONNX Runtime is told by text where weights are, so a folder without a name in text is refused.
+            let nameless = dir.path().join(OsStr::from_bytes(&[name.as_bytes(), b"\xFF"].concat()));
+            fixture(&nameless, graphs);
+            let (same, note) = heard(&nameless, &library);
+            assert_eq!(same, tokens, "{name}");
+            let note = note.unwrap();
+            assert!(note.contains("encoder_model.onnx is used as it is published"), "{note}");
+            assert!(note.contains(&format!("{} is used as", graphs[1])), "{note}");
+        }
+    }
+
+    fn plan(suffix: &str) -> GraphFile {
+        GraphFile { suffix: suffix.to_owned(), plan: Some(Signature::default()), ..GraphFile::default() }
     }
 
     /// A header of TensorRT 10.3.0 and nothing behind it.

@@ -81,17 +81,15 @@ pub(super) struct Context {
     hotwords: Vec<u32>,
     said: Vec<u32>,
     sop: Option<u32>,
-    /// Half of what the model can hold, one less: the rest is for the text.
     longest: usize,
 }
 
 impl Context {
-    pub(super) fn of(ask: &TranscribeAsk, tokens: &Tokens, max_tokens: usize) -> Result<Context> {
+    pub(super) fn of(ask: &TranscribeAsk, tokens: &Tokens, longest: usize) -> Result<Context> {
         let encode = |text: &Option<String>| match text.as_deref().map(str::trim) {
             Some(text) if !text.is_empty() => tokens.encode(text),
             _ => Ok(Vec::new()),
         };
-        let longest = max_tokens / 2 - 1;
         let mut hotwords = encode(&ask.hotwords)?;
         // Words to expect leave room for what was said.
         hotwords.truncate(longest / 2);

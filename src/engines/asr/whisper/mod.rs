@@ -22,6 +22,7 @@ mod recent;
 mod rules;
 mod sample;
 mod search;
+mod spec;
 mod tokens;
 mod window;
 
@@ -48,8 +49,8 @@ use search::{Progress, Search};
 use tokens::Tokens;
 
 pub use appetite::memory;
-pub use graphs::{GraphFile, PlanPlace, WhisperSpec};
 pub use mel::Loudest;
+pub use spec::{GraphFile, PlanPlace, WhisperSpec};
 
 pub struct Whisper {
     files: ModelFiles,
@@ -59,6 +60,7 @@ pub struct Whisper {
     decoder: Decoder,
     mel: LogMel,
     batch: usize,
+    note: Option<String>,
 }
 
 /// One piece on its way through the model.
@@ -74,7 +76,9 @@ impl Whisper {
         let runtime = Runtime::open(&spec.library)?;
         let encoder = Encoder::open(spec, &runtime, &files)?;
         let graphs = DecoderGraphs::open(spec, &runtime, &files)?;
+        let unchanged: Vec<String> = encoder.unchanged.iter().chain(&graphs.unchanged).cloned().collect();
         Ok(Whisper {
+            note: (!unchanged.is_empty()).then(|| unchanged.join("; ")),
             decoder: Decoder::new(graphs, files.clone()),
             mel: LogMel::new(files.mel),
             tokens,
@@ -83,6 +87,11 @@ impl Whisper {
             files,
             batch: spec.batch.clamp(1, 64),
         })
+    }
+
+    /// How much text before its own a window may see: half of what the model can hold, one less; the rest is for its own.
+    pub fn context_tokens(&self) -> usize {
+        self.files.max_tokens / 2 - 1
     }
 
     /// Finds what the pieces of one recording are to have as `loudest`.
@@ -122,7 +131,7 @@ impl Whisper {
         }
         progress.go_on()?;
         let (heard, detected) = languages(&mut self.decoder, &self.tokens, &hidden, ask)?;
-        let context = Context::of(ask, &self.tokens, self.files.max_tokens)?;
+        let context = Context::of(ask, &self.tokens, self.context_tokens())?;
         let mut answers: Vec<PieceText> = Vec::with_capacity(windows.len());
         for (window, heard) in windows.iter().zip(heard) {
             let task = self.tokens.task(heard.token, ask.translate, ask.decode.timestamps)?;
@@ -213,6 +222,10 @@ impl Whisper {
 }
 
 impl Transcriber for Whisper {
+    fn note(&self) -> Option<String> {
+        self.note.clone()
+    }
+
     fn transcribe(
         &mut self,
         ask: &TranscribeAsk,
