@@ -12,6 +12,7 @@ mod engines;
 mod harness;
 mod hosts;
 mod live;
+mod long;
 mod mqtt;
 mod remotes;
 mod resume;

@@ -12,8 +12,10 @@ mod ingest;
 mod ledger;
 mod live;
 mod load;
+mod long;
 mod mixes;
 mod onnx;
+mod sounds;
 
 use clap::Subcommand;
 
@@ -33,6 +35,7 @@ enum Bench {
     Ledger(ledger::Args),
     Live(live::Args),
     Load(load::Args),
+    Long(long::Args),
     Diarize(diarize::Args),
     Durability(durability::Args),
 }
@@ -44,6 +47,7 @@ pub(super) fn run(args: Args) -> Outcome {
         Bench::Ledger(args) => ledger::run(args),
         Bench::Live(args) => live::run(args),
         Bench::Load(args) => load::run(args),
+        Bench::Long(args) => long::run(args),
         Bench::Diarize(args) => diarize::run(args),
         Bench::Durability(args) => durability::run(args),
     }
