@@ -14,7 +14,7 @@ use crate::{
         words,
     },
     flow::audio::samples_to_secs,
-    segment::{Window, Windows},
+    segment::{Span, Window, Windows},
 };
 
 /// So many windows may be unsure of their language before the most votes decide.
@@ -129,6 +129,11 @@ impl BySpeech {
             self.done = window.end();
             if let Some(rest) = rest(&window, &text) {
                 self.slots.push_front(Slot { window: rest, text: None });
+            }
+            let longest = window.spans().iter().map(Span::len).max().unwrap_or_default();
+            if !self.guard.believes(&text, samples_to_secs(window.len()), samples_to_secs(longest)) {
+                log::debug!("what was read into a short sound at {:.1} s is left out", samples_to_secs(window.start()));
+                continue;
             }
             let heard = text.segments.into_iter().filter_map(|segment| in_recording(segment, &window));
             segments.extend(heard.filter_map(|segment| self.guard.pass(segment, &language).segment));
