@@ -108,11 +108,18 @@ pub(super) fn run(args: Args) -> Outcome {
 async fn measure(args: &Args, mut clips: Vec<Clip>, daemon: &Daemon) -> Outcome {
     // The first request loads the model; what it costs is no clip's own.
     for clip in &mut clips {
-        clip.offline = clips::offline(daemon.address, clip, args.auto).await?;
+        clips::transcribe(daemon.address, clip, args.auto).await?;
     }
     let mut offline = WordErrors::default();
     clips.iter().for_each(|clip| offline += WordErrors::between(&clip.text, &clip.offline));
     print(&format!("as files: {} of {} words wrong\n", offline.count(), offline.words))?;
+    let mut far: Vec<Duration> = clips.iter().flat_map(|clip| clip.word_times.iter().copied()).collect();
+    far.sort();
+    if !far.is_empty() {
+        let at = |part: f64| percentile(&far, part).as_millis();
+        let (half, most, of) = (at(0.5), at(0.95), far.len() / 2);
+        print(&format!("times of words: {half} · {most} ms from the right ones (p50 · p95 of {of} words)\n"))?;
+    }
     let clips = Arc::new(clips);
     for streams in &args.streams {
         let level = level(args, &clips, daemon, usize::from(*streams)).await?;
