@@ -64,7 +64,8 @@ impl Encoder {
             expect_size(&spec.dir, input, axis, size)?;
         }
         expect_size(&spec.dir, output, 1, files.encoder_frames)?;
-        let wanted = Wanted::new([output.name.as_str()])?;
+        // Once a window, between which the decoder runs for every token.
+        let wanted = Wanted::new([output.name.as_str()])?.giving_back()?;
         Ok(Encoder { input: input.clone(), wanted, graph, unchanged })
     }
 
