@@ -29,7 +29,7 @@ impl Embedder for Loudness {
     }
 
     fn kind(&self) -> VoiceKind {
-        let likeness = Likeness { merge: 0.8, coherence: 0.95, same: 0.9 };
+        let likeness = Likeness { merge: 0.84, coherence: 0.97, same: 0.9 };
         VoiceKind { model: "test-loudness".to_owned(), likeness }
     }
 }

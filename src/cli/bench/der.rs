@@ -14,7 +14,12 @@ pub(super) struct Errors {
 
 impl Errors {
     pub(super) fn rate(&self) -> f64 {
-        (self.miss + self.false_alarm + self.confusion) / self.speech.max(f64::MIN_POSITIVE)
+        self.secs() / self.speech.max(f64::MIN_POSITIVE)
+    }
+
+    /// Of errors.
+    pub(super) fn secs(&self) -> f64 {
+        self.miss + self.false_alarm + self.confusion
     }
 }
 

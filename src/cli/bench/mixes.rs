@@ -1,6 +1,7 @@
 //! Conversations made of recordings of single speakers, so that every boundary is known exactly.
 
 use crate::{
+    cli::bench::channels,
     engines::Turn,
     flow::{SAMPLE_RATE_HZ, audio::samples_to_secs},
 };
@@ -16,8 +17,43 @@ pub(super) struct Mix {
     pub(super) truth: Vec<Turn>,
 }
 
-/// Pauses between turns, in seconds; a pause below none is none.
+/// What makes a mix hard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Parts of utterances, cut anywhere.
+    Plain,
+    /// Hardly a sentence each.
+    Short,
+    /// One says about five sixths of it.
+    Unequal,
+    /// They fall into each other's words.
+    Overlapping,
+    /// All over one telephone line.
+    Telephone,
+    /// 10 to 20 dB above a noise.
+    Noisy,
+}
+
+impl Kind {
+    pub(super) const ALL: [Kind; 6] =
+        [Kind::Plain, Kind::Short, Kind::Unequal, Kind::Overlapping, Kind::Telephone, Kind::Noisy];
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Kind::Plain => "cut anywhere",
+            Kind::Short => "short turns",
+            Kind::Unequal => "one speaks most",
+            Kind::Overlapping => "overlapping",
+            Kind::Telephone => "telephone",
+            Kind::Noisy => "noisy",
+        }
+    }
+}
+
+/// Pauses between turns, in seconds; a pause below none is none …
 const PAUSE_SECS: (f64, f64) = (-0.3, 0.8);
+/// … but where they overlap.
+const OVERLAP_SECS: (f64, f64) = (-1.0, 0.6);
 /// How much louder or quieter a turn may be, as when somebody leans back.
 const LEVEL_DB: f64 = 4.0;
 
@@ -39,30 +75,51 @@ pub(super) fn whole(people: &[Person], seed: u64) -> Mix {
 }
 
 /// Parts of utterances, cut anywhere, of some of the people: as hard as turns can be.
-pub(super) fn cut(people: &[Person], speakers: usize, secs: f64, seed: u64) -> Mix {
+pub(super) fn cut(people: &[Person], kind: Kind, speakers: usize, secs: f64, seed: u64) -> Mix {
     let mut random = fastrand::Rng::with_seed(seed);
     let mut present: Vec<usize> = (0..people.len()).collect();
     random.shuffle(&mut present);
     present.truncate(speakers);
-    let name = format!("{speakers} speakers, {secs:.0} s, {seed}");
+    let name = format!("  {speakers} speakers, {secs:.0} s, {seed}");
     let mut mix = Mix { name, samples: Vec::new(), truth: Vec::new() };
-    let (shortest, longest) = if random.bool() { (1.5, 4.0) } else { (3.0, 9.0) };
+    let of_any_length = if random.bool() { (1.5, 4.0) } else { (3.0, 9.0) };
+    let (shortest, longest) = if kind == Kind::Short { (0.8, 3.0) } else { of_any_length };
+    let pauses = if kind == Kind::Overlapping { OVERLAP_SECS } else { PAUSE_SECS };
     let mut waiting: Vec<usize> = (0..present.len()).collect();
     let mut last = None;
     while mix.secs() < secs || !waiting.is_empty() {
-        let others: Vec<usize> = (0..present.len()).filter(|it| present.len() == 1 || Some(*it) != last).collect();
-        let speaker = waiting.pop().or_else(|| random.choice(others)).unwrap_or(0);
-        last = Some(speaker);
+        let speaker = waiting.pop().unwrap_or_else(|| next(kind, present.len(), last, &mut random));
+        let before = last.replace(speaker);
         let said = &people[present[speaker]].utterances;
         let said = &said[random.usize(..said.len())];
         let wanted = shortest + (longest - shortest) * random.f64();
         let len = ((wanted * f64::from(SAMPLE_RATE_HZ)) as usize).min(said.len());
         let from = random.usize(..=said.len() - len);
-        mix.pause(PAUSE_SECS.0 + (PAUSE_SECS.1 - PAUSE_SECS.0) * random.f64());
+        let pause = pauses.0 + (pauses.1 - pauses.0) * random.f64();
         let level = 10.0_f64.powf(LEVEL_DB * (2.0 * random.f64() - 1.0) / 20.0);
-        mix.say(speaker, &said[from..from + len], level as f32);
+        if kind == Kind::Overlapping && pause < 0.0 && before != Some(speaker) {
+            mix.interrupt(speaker, &said[from..from + len], level as f32, -pause);
+        } else {
+            mix.pause(pause);
+            mix.say(speaker, &said[from..from + len], level as f32);
+        }
+    }
+    match kind {
+        Kind::Telephone => channels::telephone(&mut mix.samples),
+        Kind::Noisy => channels::add_noise(&mut mix.samples, 10.0 + 10.0 * random.f64(), &mut random),
+        Kind::Plain | Kind::Short | Kind::Unequal | Kind::Overlapping => {}
     }
     mix
+}
+
+/// Who speaks next.
+fn next(kind: Kind, present: usize, last: Option<usize>, random: &mut fastrand::Rng) -> usize {
+    // The first goes on after everybody else, and often after a pause.
+    if kind == Kind::Unequal && (last != Some(0) || random.f64() < 0.8) {
+        return 0;
+    }
+    let others: Vec<usize> = (0..present).filter(|it| present == 1 || Some(*it) != last).collect();
+    random.choice(others).unwrap_or(0)
 }
 
 impl Mix {
@@ -80,6 +137,17 @@ impl Mix {
         self.samples.extend(said.iter().map(|sample| sample * level));
         self.truth.push(Turn { start, end: self.secs(), speaker });
     }
+
+    /// Begins that much before what was said so far ends, but not before it is under way.
+    fn interrupt(&mut self, speaker: usize, said: &[f32], level: f32, before_secs: f64) {
+        let under_way = self.truth.last().map_or(0.0, |turn| turn.start + 0.5);
+        let start = (self.secs() - before_secs).max(under_way).min(self.secs());
+        let from = (start * f64::from(SAMPLE_RATE_HZ)) as usize;
+        self.samples.resize(self.samples.len().max(from + said.len()), 0.0);
+        self.samples[from..].iter_mut().zip(said).for_each(|(sample, said)| *sample += said * level);
+        let end = samples_to_secs((from + said.len()) as u64);
+        self.truth.push(Turn { start, end, speaker });
+    }
 }
 
 #[cfg(test)]
@@ -92,7 +160,8 @@ mod tests {
 
     #[test]
     fn the_truth_of_a_mix_is_where_the_samples_are() {
-        for mix in [whole(&people(), 1), cut(&people(), 2, 30.0, 2), cut(&people(), 3, 5.0, 3)] {
+        let cuts = [Kind::Plain, Kind::Short, Kind::Unequal].map(|kind| cut(&people(), kind, 2, 30.0, 2));
+        for mix in cuts.into_iter().chain([whole(&people(), 1)]) {
             let of_truth: usize =
                 mix.truth.iter().map(|turn| ((turn.end - turn.start) * 16_000.0).round() as usize).sum();
             assert_eq!(of_truth, mix.samples.iter().filter(|sample| **sample != 0.0).count(), "{}", mix.name);
@@ -101,9 +170,29 @@ mod tests {
 
     #[test]
     fn everybody_who_is_present_speaks_and_the_same_seed_gives_the_same_mix() {
-        let mix = cut(&people(), 3, 5.0, 9);
-        let speakers: std::collections::BTreeSet<usize> = mix.truth.iter().map(|turn| turn.speaker).collect();
-        assert_eq!(speakers.len(), 3);
-        assert_eq!(mix.samples, cut(&people(), 3, 5.0, 9).samples);
+        for kind in Kind::ALL {
+            let mix = cut(&people(), kind, 3, 5.0, 9);
+            let speakers: std::collections::BTreeSet<usize> = mix.truth.iter().map(|turn| turn.speaker).collect();
+            assert_eq!(speakers.len(), 3);
+            assert_eq!(mix.samples, cut(&people(), kind, 3, 5.0, 9).samples);
+        }
+    }
+
+    #[test]
+    fn who_interrupts_is_heard_beside_the_other() {
+        let mix = cut(&people(), Kind::Overlapping, 2, 60.0, 4);
+        let both = |pair: &[Turn]| pair[0].end - pair[1].start;
+        let overlaps: Vec<f64> = mix.truth.windows(2).map(both).filter(|secs| *secs > 0.0).collect();
+        assert!(overlaps.len() > 3 && overlaps.iter().all(|secs| *secs <= 1.0), "{overlaps:?}");
+        assert!(mix.truth.iter().all(|turn| turn.end <= mix.secs()));
+    }
+
+    #[test]
+    fn where_one_speaks_most_the_others_have_little() {
+        let mix = cut(&people(), Kind::Unequal, 3, 120.0, 5);
+        let said = |of: &dyn Fn(usize) -> bool| -> f64 {
+            mix.truth.iter().filter(|turn| of(turn.speaker)).map(|turn| turn.end - turn.start).sum()
+        };
+        assert!(said(&|speaker| speaker == 0) > 3.0 * said(&|speaker| speaker != 0));
     }
 }

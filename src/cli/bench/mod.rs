@@ -2,6 +2,7 @@
 //! temporary folder; each prints what it measured, beside what is wanted where that is known.
 
 mod asr;
+mod channels;
 mod child;
 mod clips;
 mod der;

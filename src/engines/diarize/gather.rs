@@ -1,7 +1,7 @@
 //! Speakers of a recording of any length, from what is observed of it piece by piece. Pure.
 //!
-//! What was observed is held for half an hour; then that block settles: its voices become groups, and its turns name
-//! those. At the end the groups of all blocks are joined in the same way as voices within one. So hours take little
+//! What was observed is held for half an hour and a little; then the half hour settles: its voices become groups, and its
+//! turns name those. At the end the groups of all blocks are joined in the same way as voices within one. So hours take little
 //! more memory than the first half, and a recording that fits into one block is seen as a whole.
 
 use crate::engines::diarize::{
@@ -13,8 +13,8 @@ use crate::engines::diarize::{
 
 /// Half an hour of speech takes 9 MB.
 const BLOCK_SECS: f64 = 1800.0;
-/// What two groups of different blocks say is measured on minutes, not on windows: it may be a little less alike.
-const ACROSS_BLOCKS: f32 = 0.05;
+/// So much is heard behind a block before it settles, so that the last one is never too short to tell its speakers.
+const BEHIND_SECS: f64 = 450.0;
 /// Pauses of one speaker shorter than this are part of the turn, as people who mark turns by hand see it.
 const FILL_SECS: f64 = 1.0;
 /// A voice detector is sure of speech only once it is under way.
@@ -70,14 +70,19 @@ impl Gathering {
             self.islands.last().map_or(0.0, |island| island.end),
             self.tracks.last().map_or(0.0, |window| window.start),
         );
-        if until - self.since >= BLOCK_SECS {
+        if until - self.since >= BLOCK_SECS + BEHIND_SECS {
+            let cut = self.since + BLOCK_SECS;
+            let islands = self.islands.split_off(self.islands.partition_point(|island| island.start < cut));
+            let tracks = self.tracks.split_off(self.tracks.partition_point(|window| window.start < cut));
+            let until = self.islands.last().map_or(cut, |island| island.end.max(cut));
             self.settle(None);
             // A window reaches into the next block, which hears that part itself.
             if let Some(block) = self.blocks.last_mut() {
                 block.turns.iter_mut().for_each(|turn| turn.end = turn.end.min(until));
                 block.turns.retain(|turn| turn.start < turn.end);
             }
-            self.since = until;
+            (self.islands, self.tracks) = (islands, tracks);
+            self.since = cut;
         }
     }
 
@@ -128,7 +133,7 @@ fn joined(mut blocks: Vec<Block>, likeness: &Likeness, count: Option<usize>) -> 
         turns.extend(block.turns.into_iter().map(|turn| Turn { speaker: first + turn.speaker, ..turn }));
         groups.extend(block.groups.into_iter().enumerate().map(|(at, group)| group.numbered(first + at)));
     }
-    let mut groups = agglomerate(groups, likeness, likeness.merge - ACROSS_BLOCKS, count.unwrap_or(1));
+    let mut groups = agglomerate(groups, likeness, likeness.merge, count.unwrap_or(1));
     if let Some(count) = count {
         groups = agglomerate(groups, likeness, f32::NEG_INFINITY, count);
     }
@@ -237,13 +242,17 @@ mod tests {
             gathering.add(piece);
             held = held.max(gathering.islands.len());
         }
-        assert!(gathering.blocks.len() >= 4 && held <= 301, "{held}");
+        assert!(gathering.blocks.len() >= 4 && held <= 376, "{held}");
         let cast = gathering.finish(None);
         assert_eq!((cast.turns.len(), cast.voices.len()), (1500, 3));
         assert!(cast.turns.iter().enumerate().all(|(at, turn)| turn.speaker == order(at)));
         for (speaker, voice) in cast.voices.iter().enumerate() {
             assert!(voice[speaker] > 0.95);
         }
+        // A minute behind the first half hour is no block of its own.
+        let mut short = Gathering::default();
+        observed((0..310).map(order)).for_each(|piece| short.add(piece));
+        assert!(short.blocks.is_empty());
         let mut two = Gathering::default();
         observed((0..1500).map(order)).for_each(|piece| two.add(piece));
         assert_eq!(two.finish(Some(2)).voices.len(), 2);

@@ -25,8 +25,10 @@ const CHANGE: f32 = 0.1;
 const TOUCHING_SECS: f64 = 0.05;
 /// A word too short to tell its voice belongs to whoever speaks this close to it.
 const NEAR_SECS: f64 = 1.0;
-/// Groups of windows that hear one speaker alone are cleaner, and may be joined where they are less alike.
-const REGROUP: f32 = 0.05;
+/// At first no two speakers may become one, for nothing parts them again: more likeness is asked than `merge` says …
+const AT_FIRST: f32 = 0.05;
+/// … and less among what then hears one speaker alone: it is cleaner, and rather one speaker too few than a part too many.
+const REGROUP: f32 = 0.03;
 /// Rounds of assigning and regrouping; they settle after two or three.
 const ROUNDS: usize = 6;
 /// How fine groups may be asked for, where a number of speakers is given and too few are found.
@@ -111,7 +113,7 @@ fn speakers(moments: &[Moment<'_>], chains: &[Range<usize>], likeness: &Likeness
         chosen.push(at.start);
     }
     let owned = |group: &Group| -> f64 { group.members.iter().map(|at| answers_for[*at]).sum() };
-    let mut groups = agglomerate(chosen.into_iter().map(group).collect(), likeness, merge, 1);
+    let mut groups = agglomerate(chosen.into_iter().map(group).collect(), likeness, merge + AT_FIRST, 1);
     groups.sort_by(|a, b| owned(b).total_cmp(&owned(a)));
     let large = groups.iter().filter(|group| owned(group) >= LEAST_SECS).count();
     groups.truncate(large.max(1));

@@ -15,8 +15,14 @@ use crate::engines::diarize::{
 
 /// Shorter segments found no speaker and change no voice: they may only be recognised.
 const FOUNDING_SECS: f64 = 1.5;
-/// A short segment is noisier, and resembles even its own speaker less.
-const SHORT_ALLOWANCE: f32 = 0.08;
+/// A short segment is noisier, and resembles even its own speaker less: so much less than `same` is asked of the shortest that
+/// may found a speaker …
+const AT_FIRST: f32 = 0.05;
+/// … and of longer ones up to so much more than that, half of it where this much more is heard of both.
+const SURER: f32 = 0.15;
+const HALF_SURE_SECS: f32 = 5.0;
+/// Of shorter segments, which can only be recognised, so much less than `same`.
+const SHORT_ALLOWANCE: f32 = 0.13;
 /// Two speakers who turn out to be this much more alike than one utterance must be, are one.
 const ONE_AFTER_ALL: f32 = 0.1;
 /// Seconds after which a voice is known; from then on it only drifts.
@@ -79,7 +85,7 @@ impl LiveSpeakers {
         }
         match closest {
             // 3. Somebody who was heard before.
-            Some((speaker, alike)) if alike >= same => {
+            Some((speaker, alike)) if alike >= asked(same, secs as f32, self.voices[speaker].secs) => {
                 self.learn(speaker, voice, secs as f32);
                 self.merge(speaker, same);
                 Some(self.resolve(speaker))
@@ -192,8 +198,8 @@ impl LiveSpeakers {
 
     /// Whether the speaker who has just been learnt better is another one of those known.
     fn merge(&mut self, speaker: usize, same: f32) {
-        let limit = (same + ONE_AFTER_ALL).min(0.95);
         let other = (0..self.voices.len()).find(|other| {
+            let limit = (asked(same, self.voices[*other].secs, self.voices[speaker].secs) + ONE_AFTER_ALL).min(0.95);
             *other != speaker
                 && self.voices[*other].is.is_none()
                 && dot(&self.voices[*other].voice, &self.voices[speaker].voice) >= limit
@@ -208,6 +214,12 @@ impl LiveSpeakers {
             }
         }
     }
+}
+
+/// How alike two voices must be to be one, of which that much is heard: chance makes the longer less different.
+fn asked(same: f32, secs: f32, other_secs: f32) -> f32 {
+    let more = (secs.min(other_secs) - FOUNDING_SECS as f32).max(0.0);
+    same - AT_FIRST + SURER * more / (more + HALF_SURE_SECS)
 }
 
 #[cfg(test)]

@@ -87,7 +87,7 @@ fn groups(windows: &[TrackWindow], likeness: &Likeness, count: Option<usize>) ->
     let tracks = || windows.iter().flat_map(|window| window.voices.iter().flatten());
     let founding = |least: f32| -> Vec<Group> {
         let long = tracks().filter(|track| track.clean_secs >= least).enumerate();
-        long.map(|(member, track)| Group::of(member, &track.voice, 1.0)).collect()
+        long.map(|(member, track)| Group::of_stretch(member, &track.voice, likeness)).collect()
     };
     let mut groups = founding(FOUNDING_SECS);
     if groups.is_empty() {
