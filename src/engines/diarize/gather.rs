@@ -15,6 +15,9 @@ use crate::engines::diarize::{
 const BLOCK_SECS: f64 = 1800.0;
 /// So much is heard behind a block before it settles, so that the last one is never too short to tell its speakers.
 const BEHIND_SECS: f64 = 450.0;
+/// Over an hour a voice spreads, and its groups of two blocks have less in common than windows close by: so much less is asked
+/// of them.
+const ACROSS_BLOCKS: f32 = 0.1;
 /// Pauses of one speaker shorter than this are part of the turn, as people who mark turns by hand see it.
 const FILL_SECS: f64 = 1.0;
 /// A voice detector is sure of speech only once it is under way.
@@ -133,7 +136,7 @@ fn joined(mut blocks: Vec<Block>, likeness: &Likeness, count: Option<usize>) -> 
         turns.extend(block.turns.into_iter().map(|turn| Turn { speaker: first + turn.speaker, ..turn }));
         groups.extend(block.groups.into_iter().enumerate().map(|(at, group)| group.numbered(first + at)));
     }
-    let mut groups = agglomerate(groups, likeness, likeness.merge, count.unwrap_or(1));
+    let mut groups = agglomerate(groups, likeness, likeness.merge - ACROSS_BLOCKS, count.unwrap_or(1));
     if let Some(count) = count {
         groups = agglomerate(groups, likeness, f32::NEG_INFINITY, count);
     }
