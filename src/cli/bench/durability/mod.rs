@@ -21,7 +21,7 @@ use self::{
 };
 use crate::{
     api::client as wire,
-    base::{Error, Result, shutdown::deadline},
+    base::{ByteSize, Error, Result, shutdown::deadline},
     cli::{
         Chosen, Outcome, SettingsArgs,
         bench::{
@@ -114,12 +114,14 @@ pub(super) fn run(args: Args) -> Outcome {
 
     let mut daemon = Daemon::start_beside(&args.settings, &sets, "disturbed")?;
     let line = runtime.block_on(Line::open(daemon.address))?;
+    let begun = daemon.usage()?;
     let client = Client::start(&recording, line.address, args.pace, SESSION)?;
     let (heard, blows) = args.disturb(&runtime, &mut daemon, &line, client)?;
     let events = runtime.block_on(all_events(&daemon))?;
+    let memory = [begun.rss_bytes, daemon.usage()?.rss_bytes];
     daemon.stop(STOP_LIMIT)?;
     let kept = runtime.block_on(kept_audio(&daemon.store_dir()))?;
-    let (text, holds) = report(&pcm, &expected, &heard, &events, &kept, blows);
+    let (text, holds) = report(&pcm, &expected, &heard, &events, &kept, blows, memory);
     print(&text)?;
     if holds { Ok(()) } else { Err(Error::internal("something was lost, doubled or changed").into()) }
 }
@@ -196,6 +198,7 @@ fn report(
     events: &[Value],
     kept: &[i16],
     mut blows: Blows,
+    memory: [u64; 2],
 ) -> (String, bool) {
     blows.restarts.sort();
     let millis = |duration: Duration| format!("{:.0} ms", duration.as_secs_f64() * 1000.0);
@@ -220,6 +223,10 @@ fn report(
                 millis(percentile(&blows.restarts, 0.5)),
                 millis(percentile(&blows.restarts, 1.0))
             ),
+        ),
+        told(
+            "memory of the daemon",
+            format!("{} when ready, {} with the session behind it", ByteSize(memory[0]), ByteSize(memory[1])),
         ),
         wanted("samples lost", format!("{lost} of {}", pcm.len()), "0", lost == 0),
         wanted("samples doubled", doubled.to_string(), "0", doubled == 0),

@@ -29,6 +29,8 @@ pub(super) struct Seen {
     pub(super) first: Vec<Duration>,
     /// From sending the sample at which speech ends to having its final text.
     pub(super) last: Vec<Duration>,
+    /// From saying that the take is complete to having its final result.
+    pub(super) whole: Vec<Duration>,
     /// Stretches of speech whose final text came before any partial.
     pub(super) final_first: usize,
     /// Times that a committed text was not the beginning of what followed it.
@@ -45,6 +47,7 @@ impl Seen {
     pub(super) fn add(&mut self, other: Seen) {
         self.first.extend(other.first);
         self.last.extend(other.last);
+        self.whole.extend(other.whole);
         self.final_first += other.final_first;
         self.revised += other.revised;
         self.live += other.live;
@@ -93,18 +96,18 @@ pub(super) async fn stream(address: SocketAddr, clip: &Clip, chunk: Duration, au
     let mut sent_at: Vec<Instant> = Vec::with_capacity(chunks.len());
     let mut watch = Watch::default();
     let mut pace = tokio::time::interval(chunk);
-    let mut ended = false;
+    let mut ended: Option<Instant> = None;
     // A chunk is whole when its last sample has been spoken.
     pace.tick().await;
     loop {
         tokio::select! {
-            _ = pace.tick(), if !ended => match chunks.get(sent_at.len()) {
+            _ = pace.tick(), if ended.is_none() => match chunks.get(sent_at.len()) {
                 Some(audio) => {
                     sent_at.push(Instant::now());
                     socket.send_audio(audio.clone()).await?;
                 }
                 None => {
-                    ended = true;
+                    ended = Some(Instant::now());
                     socket.send_json(&json!({ "type": "end_of_stream" })).await?;
                 }
             },
@@ -113,6 +116,7 @@ pub(super) async fn stream(address: SocketAddr, clip: &Clip, chunk: Duration, au
                 match message? {
                     Received::Json(message) if message["type"] == "final_result" => {
                         socket.close().await;
+                        watch.seen.whole.extend(ended.map(|ended| now.saturating_duration_since(ended)));
                         let text = message["text"].as_str().unwrap_or_default();
                         return Ok(watch.finish(clip, text, &sent_at, chunk_samples));
                     }

@@ -156,6 +156,7 @@ async fn level(args: &Args, clips: &Arc<Vec<Clip>>, daemon: &Daemon, streams: us
     }
     seen.first.sort();
     seen.last.sort();
+    seen.whole.sort();
     Ok(Level { streams, seen, failed, counted: counted(daemon).await?.since(before) })
 }
 
@@ -202,6 +203,7 @@ fn report(level: &Level) -> String {
         wanted("word errors, live", errors, "within 1 point", (live - offline).abs() <= WORD_ERRORS_MORE),
         timely("first text after speech starts", &seen.first, FIRST_WITHIN, "p95 <= 700 ms"),
         timely("final text after speech ends", &seen.last, FINAL_WITHIN, "p95 <= 500 ms"),
+        told("final result after the end of a take", all(&seen.whole)),
         told("stretches of speech", format!("{}, {} final before a partial", seen.first.len(), seen.final_first)),
         told("committed before the final text", format!("{:.0} % of its letters", 100.0 * seen.committed_share())),
         told(
