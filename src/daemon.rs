@@ -26,6 +26,7 @@ use crate::{
     base::{Error, Result, Shutdown, shutdown::deadline},
     device::Facts,
     engines::{Places, Registry},
+    flow::Task,
     jobs::{self, Queue, QueueLimits},
     media::Media,
     publish::{Broker, Hub, Mqtt, MqttStatus, Node},
@@ -138,6 +139,7 @@ impl Running {
             partials: partial_rules(&settings.audio),
             resume_window: Duration::from_secs(settings.audio.resume_secs),
             keep_audio: settings.store.keep_audio,
+            chat_model: settings.model_for(Task::Chat).unwrap_or_default().to_owned(),
         }));
         let room = AudioRoom::new(&settings.store, store.clone(), audio_log.clone());
         room.clear().await?;

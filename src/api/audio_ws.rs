@@ -242,6 +242,7 @@ impl Wire {
             }),
             Said::Segment(segment) => json!({ "type": "segment_result", "segment": segment }),
             Said::Final(result) => with_type("final_result", json!(result)),
+            Said::Analysis(analysis) => json!({ "type": "session_analysis", "analysis": analysis }),
             Said::Again(event) => again(&event),
             Said::Failed { error, fatal } => self.error(&error, fatal),
             Said::Closing => return Ok(()),
@@ -281,6 +282,7 @@ impl Wire {
 /// A result as it was told when it was new.
 fn again(event: &Event) -> Value {
     let name = match event.kind {
+        EventType::SessionAnalysis => return json!({ "type": "session_analysis", "analysis": event.data }),
         EventType::TranscriptFinal => "final_result",
         _ => "segment_result",
     };
@@ -315,8 +317,7 @@ struct ConfigMessage {
     #[serde(default = "yes")]
     partials: bool,
     diarize: Option<bool>,
-    #[serde(default = "yes")]
-    analyze: bool,
+    analyze: Option<bool>,
     #[serde(default)]
     words: bool,
     prompt: Option<String>,
@@ -421,12 +422,8 @@ fn check_config(config: ConfigMessage, default_language: &str) -> Result<Session
         format: AudioFormat { encoding, sample_rate, channels },
         language,
         partials: config.partials,
-        diarize: match config.diarize {
-            None => Wish::IfPossible,
-            Some(true) => Wish::Yes,
-            Some(false) => Wish::No,
-        },
-        analyze: config.analyze,
+        diarize: Wish::from(config.diarize),
+        analyze: Wish::from(config.analyze),
         words: config.words,
         prompt: config.prompt,
         translate,
@@ -453,8 +450,8 @@ mod tests {
         let config = config(r#"{"type":"config"}"#).unwrap();
         assert_eq!(config.format, AudioFormat { encoding: Encoding::Pcm16, sample_rate: 16_000, channels: 1 });
         assert_eq!((config.language.as_str(), config.device.as_str()), ("es", "default"));
-        assert!(config.partials && config.analyze && !config.words && !config.translate);
-        assert_eq!(config.diarize, Wish::IfPossible);
+        assert!(config.partials && !config.words && !config.translate);
+        assert_eq!((config.diarize, config.analyze), (Wish::IfPossible, Wish::IfPossible));
     }
 
     #[test]

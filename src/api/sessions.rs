@@ -17,8 +17,8 @@ use crate::{
         wire::{EventList, SessionDetail, SessionInfo, SessionList, SessionTranscript, SttAnswer, TranscribeRequest},
     },
     base::{Error, Result},
-    flow::{Draft, EventType, Task, TextSegment, subtitles},
-    jobs::{Analysis, Conversation, analyse},
+    flow::{Task, TextSegment, subtitles},
+    jobs::Analysis,
     sources::{Again, FinalResult, Retold},
     store::{SessionRow, SessionState},
 };
@@ -136,33 +136,15 @@ pub(crate) async fn transcript(call: Call) -> Reply {
 
 /// Analyse a session
 ///
-/// Published as `session.analysis` too, and kept with the session. Leaving ends the work.
+/// Published as `session.analysis` too, and kept with the session. Leaving ends the work. A live session is analysed by
+/// itself when a take is over, unless its client says `"analyze": false`.
 #[utoipa::path(post, path = "/sessions/{id}/analyze", tag = "sessions",
     params(("id" = String, Path, description = "The session")),
     responses((status = 200, description = "What it was about", body = Analysis)),
 )]
 pub(crate) async fn analyze(call: Call) -> Reply {
     let row = row(&call).await?;
-    let context = call.context();
-    context.registry.installed(Task::Chat)?;
-    let segments = context.store.transcript(&row.id).await?;
-    let Some(spoken) = segments.iter().find(|segment| !segment.text.trim().is_empty()) else {
-        return Err(Error::invalid("this session has no text yet")
-            .hint("speak first; GET /sessions/{id} shows it")
-            .into());
-    };
-    let language = [&row.language, &spoken.language].into_iter().find(|it| !it.is_empty() && *it != "auto");
-    let conversation = Conversation {
-        session_id: row.id.to_string(),
-        language: language.map_or("es", String::as_str).to_owned(),
-        engine: context.settings.model_for(Task::Chat).unwrap_or_default().to_owned(),
-        segments,
-    };
-    let analysis = analyse(&context.queue, conversation).await?;
-    let data =
-        serde_json::to_value(&analysis).map_err(|error| Error::internal("an analysis is no JSON").cause(error))?;
-    let (kind, device) = (EventType::SessionAnalysis, row.device.as_str().into());
-    context.hub.publish(Draft { kind, device, session: Some(row.id), data }).await;
+    let analysis = call.context().sessions.analyse(&row.id).await?;
     Ok(json(StatusCode::OK, &analysis))
 }
 

@@ -68,6 +68,17 @@ pub enum Wish {
     Yes,
 }
 
+/// As a client says it, or does not.
+impl From<Option<bool>> for Wish {
+    fn from(asked: Option<bool>) -> Wish {
+        match asked {
+            None => Wish::IfPossible,
+            Some(true) => Wish::Yes,
+            Some(false) => Wish::No,
+        }
+    }
+}
+
 /// What a client asks of its session, checked.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SessionConfig {
@@ -78,9 +89,46 @@ pub struct SessionConfig {
     pub language: String,
     pub partials: bool,
     pub diarize: Wish,
-    pub analyze: bool,
+    #[serde(deserialize_with = "wish_or_flag")]
+    pub analyze: Wish,
     pub words: bool,
     pub prompt: Option<String>,
     /// `transcribe` or `translate`.
     pub translate: bool,
+}
+
+/// Sessions that an earlier version kept have a flag here, true by default.
+fn wish_or_flag<'de, D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<Wish, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Kept {
+        Flag(bool),
+        Wish(Wish),
+    }
+    Ok(match Kept::deserialize(deserializer)? {
+        Kept::Flag(true) => Wish::IfPossible,
+        Kept::Flag(false) => Wish::No,
+        Kept::Wish(wish) => wish,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_earlier_version_kept_of_a_session_is_read() {
+        let config = |analyze: &str| {
+            let json = format!(
+                r#"{{"id":"a","device":"gafas","format":{{"encoding":"pcm16","sample_rate":16000,"channels":1}},
+                "language":"es","partials":true,"diarize":"yes","analyze":{analyze},"words":false,"prompt":null,
+                "translate":false}}"#
+            );
+            serde_json::from_str::<SessionConfig>(&json).unwrap()
+        };
+        assert_eq!(config("true").analyze, Wish::IfPossible);
+        assert_eq!(config("false").analyze, Wish::No);
+        let kept = config(r#""yes""#);
+        assert_eq!(serde_json::from_str::<SessionConfig>(&serde_json::to_string(&kept).unwrap()).unwrap(), kept);
+    }
 }

@@ -5,11 +5,13 @@
 //! - `intake`, `line`: from and to its client; `acks`, `chunks`: what it may forget, what comes twice
 //! - `take`: segments and their texts; `ears`: what is heard of it; `marks`: where its audio stands
 //! - `partials`: the text while it is spoken, at a `pace`; `committed`: what of it stays; `finals`: the text that stays
+//! - `analysis`: what it was about
 //! - `speakers`: who speaks in it; `warm`: its models are there when somebody speaks
 //! - `kept`, `recovery`: how a session goes on after a crash; `again`: how one that is over is transcribed once more
 
 mod acks;
 mod again;
+mod analysis;
 mod chunks;
 mod committed;
 mod course;
@@ -38,7 +40,7 @@ use crate::{
     base::{Error, Shutdown},
     engines::Registry,
     flow::{Event, Task, TextSegment},
-    jobs::Queue,
+    jobs::{Analysis, Queue},
     media::Media,
     publish::Hub,
     segment::{CommitRule, Rules},
@@ -68,6 +70,8 @@ pub struct Services {
     pub resume_window: Duration,
     /// Audio stays on disk when its session has ended.
     pub keep_audio: bool,
+    /// The name of the model that analyses conversations.
+    pub chat_model: String,
 }
 
 /// What a client sends.
@@ -137,6 +141,7 @@ pub enum Said {
     },
     Segment(TextSegment),
     Final(FinalResult),
+    Analysis(Box<Analysis>),
     /// A result that the client may not have seen, as its event has it.
     Again(Arc<Event>),
     /// Something went wrong with what was sent, or on our side. The session goes on, but the client is to be closed if

@@ -128,7 +128,7 @@ fn plain_config(row: &SessionRow) -> SessionConfig {
         language: row.language.clone(),
         partials: true,
         diarize: Wish::IfPossible,
-        analyze: true,
+        analyze: Wish::IfPossible,
         words: false,
         prompt: None,
         translate: false,

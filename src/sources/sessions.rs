@@ -109,6 +109,11 @@ impl Sessions {
                     false
                 }
             };
+            if config.analyze == Wish::Yes
+                && let Err(error) = services.registry.installed(Task::Chat)
+            {
+                unavailable.push((Task::Chat, error));
+            }
             let way_in = self.way_in(&config).await?;
             let (input, inbox) = mpsc::channel(INPUT_QUEUE);
             let (outbox, output) = mpsc::channel(OUTPUT_QUEUE);
@@ -208,9 +213,18 @@ impl Sessions {
 
     async fn run(&self, beginning: Beginning, entered: Entered) {
         let busy = self.services.shutdown.busy("session");
-        SessionTask::new(Arc::clone(&self.services), beginning).run().await;
+        let id = beginning.config.id.clone();
+        let mut analysis = SessionTask::new(Arc::clone(&self.services), beginning).run().await;
         drop(entered);
         drop(busy);
+        if analysis.is_running() {
+            if let Err(error) = analysis.done().await {
+                log::error!(session = id.as_str(); "no analysis: {}", error.full());
+            }
+            if !self.services.keep_audio {
+                self.forget_audio(&id);
+            }
+        }
     }
 
     /// What its task begins with: what was left of it, or nothing.

@@ -25,6 +25,7 @@ use crate::{
     sources::{
         Coming, Input, Said, SharedServices, Told,
         acks::{Ack, Acks},
+        analysis::{Analysed, Analysing},
         chunks::Chunks,
         course::{Course, Duty, Happening},
         intake::{Arrival, Intake},
@@ -99,6 +100,7 @@ pub(super) struct SessionTask {
     /// As the takes before this one left it.
     language: SessionLanguage,
     take: Option<Take>,
+    analysis: Analysing,
     /// What the take has to hear again before anything new.
     replay: Option<Replay>,
     door: mpsc::Receiver<Box<Arriving>>,
@@ -147,6 +149,7 @@ enum Step {
     Take(TakeStep),
     Replayed(Vec<f32>),
     Arrived(Arrival),
+    Analysed(Result<Analysed>),
     Durable,
     AckDue,
     WindowOver,
@@ -182,6 +185,7 @@ impl SessionTask {
             timeline,
             language,
             take: None,
+            analysis: Analysing::Idle,
             replay: None,
             door,
             arriving: None,
@@ -210,12 +214,12 @@ impl SessionTask {
         self.replay = Some(replay);
     }
 
-    /// Until the session is over, or the daemon stops.
-    pub(super) async fn run(mut self) {
+    /// Until the session is over, or the daemon stops. Returns what is still being found out about it.
+    pub(super) async fn run(mut self) -> Analysing {
         loop {
             let step = self.step().await;
             if self.carry_on(step).await || self.settle().await {
-                return;
+                return self.analysis;
             }
         }
     }
@@ -230,8 +234,19 @@ impl SessionTask {
         let listens = self.course.listens() && !replays && room;
         let waits_for_disk = self.acks.newest_ticket().is_some();
         let ack_due = self.acks.due_at();
-        let SessionTask { services, door, take, replay, intake, durable, awaited_until, finish_by, stopping, .. } =
-            self;
+        let SessionTask {
+            services,
+            door,
+            take,
+            analysis,
+            replay,
+            intake,
+            durable,
+            awaited_until,
+            finish_by,
+            stopping,
+            ..
+        } = self;
         tokio::select! {
             biased;
             () = services.shutdown.wait(), if !*stopping => Step::Stop,
@@ -241,6 +256,7 @@ impl SessionTask {
             () = at(ack_due), if ack_due.is_some() => Step::AckDue,
             () = at(*awaited_until), if awaited_until.is_some() => Step::WindowOver,
             () = at(*finish_by), if finish_by.is_some() => Step::Late,
+            done = analysis.done(), if analysis.is_running() => Step::Analysed(done),
             samples = next_again(replay), if room && replays => Step::Replayed(samples),
             arrival = intake.next(room && !replays, listens) => Step::Arrived(arrival),
         }
@@ -264,6 +280,7 @@ impl SessionTask {
             Step::Replayed(samples) if samples.is_empty() => self.replay = None,
             Step::Replayed(samples) => self.hear_again(&samples),
             Step::Arrived(arrival) => return self.arrived(arrival).await,
+            Step::Analysed(done) => self.tell_analysis(done).await,
             Step::Durable => self.note_durable(),
             Step::AckDue => self.say_ack().await,
             Step::WindowOver => {
@@ -358,6 +375,7 @@ impl SessionTask {
 
     fn begin_take(&mut self) {
         self.timeline.takes += 1;
+        self.analysis.put_off();
         self.take = Some(Take::new(self.take_parts(0)));
     }
 

@@ -71,18 +71,19 @@ impl Store {
         .await
     }
 
-    /// A session's committed results (segments and final texts) after an event's `seq`, as (seq, envelope).
+    /// A session's committed results (segments, final texts, analyses) after an event's `seq`, as (seq, envelope).
     pub async fn results(&self, session: &SessionId, after: u64, limit: usize) -> Result<Vec<(u64, Event)>> {
         let session = session.clone();
         let after = i64::try_from(after).unwrap_or(i64::MAX);
-        let kinds = (EventType::TranscriptSegment.name(), EventType::TranscriptFinal.name());
+        let [segment, whole, analysis] =
+            [EventType::TranscriptSegment, EventType::TranscriptFinal, EventType::SessionAnalysis].map(EventType::name);
         let rows: Vec<(u64, String)> = self
             .read(move |db| {
                 db.prepare_cached(
-                    "SELECT seq, json FROM events WHERE session = ? AND seq > ? AND kind IN (?, ?)
+                    "SELECT seq, json FROM events WHERE session = ? AND seq > ? AND kind IN (?, ?, ?)
                      ORDER BY seq LIMIT ?",
                 )?
-                .query_map(params![session.as_str(), after, kinds.0, kinds.1, limit], |row| {
+                .query_map(params![session.as_str(), after, segment, whole, analysis, limit], |row| {
                     Ok((row.get(0)?, row.get(1)?))
                 })?
                 .collect()

@@ -289,7 +289,7 @@ mod tests {
             language: "es".into(),
             partials: true,
             diarize: Wish::IfPossible,
-            analyze: true,
+            analyze: Wish::IfPossible,
             words: false,
             prompt: None,
             translate: false,

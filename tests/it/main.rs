@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "clippy takes only the bodies of `#[test]` functions for tests")]
 
 mod again;
+mod analysis;
 mod asr;
 mod asr_command;
 mod audio;

@@ -23,7 +23,7 @@ use vigia::api::client;
 use crate::harness::{Daemon, LIMIT, data, speech_pcm};
 
 /// What the fake does with one request.
-enum Act {
+pub(crate) enum Act {
     Answer(&'static str, Vec<u8>),
     Refuse(u16),
     /// Sends this, then nothing more until the other side leaves, which it tells.
@@ -31,13 +31,13 @@ enum Act {
 }
 
 /// An OpenAI-compatible server on a port of this machine. Its thread ends with the test's process.
-struct Fake {
+pub(crate) struct Fake {
     url: String,
     seen: Arc<Mutex<Vec<(String, Value)>>>,
 }
 
 impl Fake {
-    fn start(act: impl Fn(&str, &Value) -> Act + Send + Sync + 'static) -> Fake {
+    pub(crate) fn start(act: impl Fn(&str, &Value) -> Act + Send + Sync + 'static) -> Fake {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let (act, seen) = (Arc::new(act), Arc::new(Mutex::new(Vec::new())));
@@ -53,7 +53,7 @@ impl Fake {
     }
 
     /// The daemon that asks it for everything.
-    fn daemon(&self, more: &[&str]) -> Daemon {
+    pub(crate) fn daemon(&self, more: &[&str]) -> Daemon {
         let mut sets = vec![format!("remotes.box.url={}", self.url), "remotes.box.retries=0".to_owned()];
         for (task, model) in [("speak", "kokoro"), ("describe", "qwen-vl"), ("chat", "qwen")] {
             sets.push(format!("tasks.{task}.remote=box"));
@@ -63,7 +63,7 @@ impl Fake {
         Daemon::start_with(&sets)
     }
 
-    fn seen(&self, path: &str) -> Vec<Value> {
+    pub(crate) fn seen(&self, path: &str) -> Vec<Value> {
         let seen = self.seen.lock().unwrap();
         seen.iter().filter(|(it, _)| it == path).map(|(_, body)| body.clone()).collect()
     }
@@ -132,7 +132,7 @@ fn wav(samples: &[i16]) -> Vec<u8> {
     file
 }
 
-fn said(text: &str) -> Act {
+pub(crate) fn said(text: &str) -> Act {
     let answer = json!({"choices": [{"message": {"content": text}, "finish_reason": "stop"}]});
     Act::Answer("application/json", answer.to_string().into_bytes())
 }
@@ -331,7 +331,7 @@ async fn a_conversation_is_analysed_published_and_kept() {
     });
     let daemon = fake.daemon(&["tasks.transcribe.model=test-echo"]);
     let config =
-        json!({"type": "config", "session_id": "charla", "language": "es", "sample_rate": 16000, "encoding": "pcm16"});
+        json!({"type": "config", "session_id": "charla", "language": "es", "encoding": "pcm16", "analyze": false});
     let mut stream = daemon.audio(config).await;
     stream.audio(&speech_pcm()).await;
     stream.end().await;
@@ -379,7 +379,7 @@ fn long_talk(words: usize, chat: impl Fn(&str, &str) -> Act + Send + Sync + 'sta
 /// A session in which the fixture's sentence was said so often; the ids of its segments.
 async fn talk(daemon: &Daemon, session: &str, times: usize) -> Vec<u64> {
     let config =
-        json!({"type": "config", "session_id": session, "language": "es", "sample_rate": 16000, "partials": false});
+        json!({"type": "config", "session_id": session, "language": "es", "partials": false, "analyze": false});
     let mut stream = daemon.audio(config).await;
     for _ in 0..times {
         stream.audio(&speech_pcm()).await;

@@ -111,6 +111,7 @@ impl Server {
             partials: sources::partial_rules(&settings.audio),
             resume_window: Duration::ZERO,
             keep_audio: false,
+            chat_model: String::new(),
         }));
         let context = Arc::new(Context {
             facts: Arc::new(facts()),

@@ -9,7 +9,7 @@ use super::{Over, SessionTask};
 use crate::{
     base::{Error, Kind},
     flow::{EventType, SessionConfig, Task, TextSegment, Wish, audio::samples_to_secs},
-    sources::{FinalResult, Said, chunks::Chunks, course::Happening, take::Take},
+    sources::{FinalResult, Said, analysis::Analysing, chunks::Chunks, course::Happening, take::Take},
     store::Note,
 };
 
@@ -85,8 +85,12 @@ impl SessionTask {
         let over = Note::TakeOver(self.config.id.clone(), self.timeline.progress());
         let published = self.publish(EventType::TranscriptFinal, json!(result), vec![over]).await;
         self.journaled(published.position).await;
+        let spoken = !result.text.is_empty();
         self.say_result(&published, Said::Final(result)).await;
         self.intake.close_take();
+        if spoken || self.analysis.is_due() {
+            self.analyse();
+        }
     }
 
     pub(super) async fn drop_take(&mut self) {
@@ -101,6 +105,16 @@ impl SessionTask {
                 log::error!(session = self.config.id.as_str(); "{}", error.full());
             }
         }
+        if self.analysis.is_due() {
+            self.analyse();
+        }
+    }
+
+    fn analyse(&mut self) {
+        self.analysis = match Analysing::may(&self.services, self.config.analyze) {
+            Ok(()) => Analysing::start(&self.services, &self.config.id),
+            Err(_) => Analysing::Idle,
+        };
     }
 
     /// The session's times and numbers go on after this take.
@@ -133,7 +147,8 @@ impl SessionTask {
         }
         // With its row, so that no crash leaves a session that is over and was never said to be, or the other way round.
         self.publish(EventType::SessionEnd, data, vec![Note::Ended(self.config.id.clone(), progress)]).await;
-        if !self.services.keep_audio {
+        // Until it is analysed its audio stays.
+        if !self.services.keep_audio && !self.analysis.is_running() {
             self.services.audio_log.release(&self.config.id);
         }
         if self.stopping {

@@ -7,13 +7,14 @@ use serde_json::{Value, json};
 
 use super::SessionTask;
 use crate::{
-    base::Error,
+    base::{Error, Result},
     flow::{Draft, EventType, TextSegment, Word},
     publish::Published,
     segment::Shown,
     sources::{
         Said,
         acks::Ack,
+        analysis::Analysed,
         committed::Partial,
         finals::Spoken,
         take::{News, Take},
@@ -114,6 +115,18 @@ impl SessionTask {
     pub(super) async fn note(&mut self, note: Note) {
         if let Err(error) = self.services.store.note(note).await {
             log::error!(session = self.config.id.as_str(); "{}", error.full());
+        }
+    }
+
+    pub(super) async fn tell_analysis(&mut self, done: Result<Analysed>) {
+        match done {
+            Ok(Analysed { analysis, published }) => {
+                self.say_result(&published, Said::Analysis(Box::new(analysis))).await;
+            }
+            Err(error) => {
+                log::error!(session = self.config.id.as_str(); "no analysis: {}", error.full());
+                self.fail(error).await;
+            }
         }
     }
 

@@ -1,0 +1,69 @@
+//! Sessions that are analysed by themselves, by a fake of a server elsewhere: who is told, and who is left alone.
+
+use serde_json::{Value, json};
+
+use crate::{
+    harness::{Daemon, Stream, speech_pcm},
+    remotes::{Fake, said},
+};
+
+fn analyst() -> Fake {
+    Fake::start(|_, _| said(&json!({ "summary": "Una prueba." }).to_string()))
+}
+
+async fn take(daemon: &Daemon, session: &str, analyze: Value) -> Stream {
+    let mut config = json!({"type": "config", "session_id": session, "language": "es", "encoding": "pcm16"});
+    if !analyze.is_null() {
+        config["analyze"] = analyze;
+    }
+    let mut stream = daemon.audio(config).await;
+    stream.audio(&speech_pcm()).await;
+    stream.end().await;
+    stream.until("final_result").await;
+    stream
+}
+
+#[tokio::test]
+async fn a_take_that_is_over_is_analysed_by_itself_and_its_client_is_told() {
+    let fake = analyst();
+    let daemon = fake.daemon(&["tasks.transcribe.model=test-echo"]);
+    let mut stream = take(&daemon, "charla", Value::Null).await;
+    let told = stream.until("session_analysis").await;
+    assert_eq!((&told["analysis"]["summary"], &told["session_id"]), (&json!("Una prueba."), &json!("charla")));
+    assert_eq!(told["analysis"]["transcript"].as_array().unwrap().len(), 1, "{told}");
+    // What it has seen is not told again, and more speech makes a new one of all of it.
+    let seen = told["seq"].as_u64().unwrap();
+    drop(stream);
+    let resume = json!({"type": "config", "session_id": "charla", "language": "es", "resume": true, "last_seq": seen});
+    let mut stream = daemon.audio(resume).await;
+    stream.audio(&speech_pcm()).await;
+    stream.end().await;
+    let second = stream.until("session_analysis").await;
+    assert_eq!(second["analysis"]["transcript"].as_array().unwrap().len(), 2, "{second}");
+    assert_eq!(stream.of("session_analysis").len(), 1);
+    stream.close().await;
+    let kept = daemon.eventually("/sessions/charla", |it| it["state"] == "closed").await;
+    assert_eq!(kept["analysis"], second["analysis"]);
+    // Who declines it is left alone.
+    let asked = fake.seen("/v1/chat/completions").len();
+    take(&daemon, "callada", json!(false)).await.close().await;
+    daemon.eventually("/sessions/callada", |it| it["state"] == "closed").await;
+    assert_eq!(fake.seen("/v1/chat/completions").len(), asked);
+}
+
+#[tokio::test]
+async fn who_leaves_at_once_finds_the_analysis_with_the_session() {
+    let daemon = analyst().daemon(&["tasks.transcribe.model=test-echo"]);
+    take(&daemon, "charla", json!(true)).await.close().await;
+    let session = daemon.eventually("/sessions/charla", |it| !it["analysis"].is_null()).await;
+    assert_eq!(session["analysis"]["summary"], "Una prueba.");
+}
+
+#[tokio::test]
+async fn a_client_that_wants_an_analysis_is_told_where_nobody_can_make_one() {
+    let daemon = Daemon::start();
+    let stream = take(&daemon, "charla", json!(true)).await;
+    assert_eq!(stream.seen[0]["unavailable"], json!(["chat"]), "{:?}", stream.seen[0]);
+    let stream = take(&daemon, "otra", Value::Null).await;
+    assert_eq!(stream.seen[0]["unavailable"], Value::Null);
+}
