@@ -3,7 +3,14 @@
 use std::{
     ffi::CStr,
     path::{Path, PathBuf},
+    ptr,
     sync::Mutex,
+};
+
+use ort::{
+    AsPointer,
+    environment::Environment,
+    memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType},
 };
 
 use crate::{
@@ -18,7 +25,7 @@ const HOW_TO_GET: &str = "scripts/run fetches it; or unpack it from the onnxrunt
 /// The opened library. Cheap to clone; the library itself stays until the process ends.
 #[derive(Clone)]
 pub struct Runtime {
-    environment: ort::environment::Environment,
+    environment: Environment,
     library: PathBuf,
 }
 
@@ -45,6 +52,9 @@ impl Runtime {
         })?;
         let environment = builder.with_name("vigia").with_telemetry(false).build().map_err(|error| {
             Error::unavailable(format!("ONNX Runtime from {} does not start: {error}", library.display()))
+        })?;
+        share_memory(&environment).map_err(|error| {
+            Error::unavailable(format!("ONNX Runtime from {} makes no arena", library.display())).cause(error)
         })?;
         let runtime = Runtime { environment, library: library.to_owned() };
         *opened = Some(runtime.clone());
@@ -82,8 +92,26 @@ impl Runtime {
         Provider::ALL.into_iter().filter(built_in).collect()
     }
 
-    pub(super) fn environment(&self) -> &ort::environment::Environment {
+    pub(super) fn environment(&self) -> &Environment {
         &self.environment
+    }
+}
+
+/// One arena of the processor's memory for all graphs of this process, instead of one for each that keeps the most it ever
+/// took: graphs take turns, and what one worked in serves the next.
+fn share_memory(environment: &Environment) -> ort::Result<()> {
+    const NO_LIMIT: usize = 0;
+    const AS_REQUESTED: i32 = 1;
+    const DEFAULT: i32 = -1;
+    let memory = MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Arena, MemoryType::Default)?;
+    let mut config = ptr::null_mut();
+    // SAFETY: the library is open, `config` is made here and let go of here, and what is registered is copied.
+    unsafe {
+        let api = ort::api();
+        ort::Error::result_from_status((api.CreateArenaCfg)(NO_LIMIT, AS_REQUESTED, DEFAULT, DEFAULT, &mut config))?;
+        let made = (api.CreateAndRegisterAllocator)(environment.ptr().cast_mut(), memory.ptr(), config);
+        (api.ReleaseArenaCfg)(config);
+        ort::Error::result_from_status(made)
     }
 }
 

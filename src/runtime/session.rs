@@ -50,6 +50,7 @@ fn prepared(runtime: &Runtime, options: &GraphOptions) -> Result<SessionBuilder,
     let builder = text!(builder.with_optimization_level(GraphOptimizationLevel::All));
     let builder = text!(builder.with_intra_threads(options.threads));
     let builder = text!(builder.with_inter_threads(1));
+    let builder = text!(builder.with_env_allocators());
     let builder = text!(builder.with_memory_pattern(options.same_shapes));
     let builder = text!(builder.with_intra_op_spinning(options.spinning));
     let packing = if options.mapped { "1" } else { "0" };
