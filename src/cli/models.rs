@@ -119,7 +119,10 @@ pub(super) fn run(args: Args) -> Outcome {
             if right {
                 Ok(())
             } else {
-                Err(anyhow::anyhow!("not every file is what it was; `vigia models pull` fetches it anew").into())
+                Err(anyhow::anyhow!(
+                    "not every file is what it was; `vigia models pull` or the archive it came from brings it anew"
+                )
+                .into())
             }
         }
         Action::Remove { name } => {

@@ -10,7 +10,7 @@ use crate::{
     base::{ByteSize, Error, Result},
     cli::table::{Report, Row, Section, State, columns},
     models::{
-        catalogue::{Entry, Memory},
+        catalogue::Entry,
         installed::{self, Found, Verdict},
     },
 };
@@ -65,8 +65,8 @@ impl Shelf {
                 rows.push(fact("with", entry.with.join(", ")));
             }
             rows.push(fact("files", entry.required(entry.default_variant()).join(", ")));
-            if entry.memory != Memory::default() {
-                rows.push(fact("memory", entry.memory.to_string()));
+            for (what, told) in entry.memory.told() {
+                rows.push(fact(what, told.join(", ")));
             }
         }
         rows.push(match &found {

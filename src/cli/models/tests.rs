@@ -82,14 +82,9 @@ fn a_model_is_listed_fetched_with_its_companion_verified_and_removed() {
 fn a_model_is_shown_with_what_to_do() {
     let home = home();
     let shown = home.shelf.show("whisper-large-v3-turbo", false).unwrap();
-    for part in [
-        "transcribe",
-        "fp16-q4",
-        "each window of 30 s",
-        "usual: fp16",
-        "vigia models pull whisper-large-v3-turbo",
-        "MIT",
-    ] {
+    for part in
+        ["transcribe", "fp16-q4", "a window of 30 s", "usual: fp16", "vigia models pull whisper-large-v3-turbo", "MIT"]
+    {
         assert!(shown.contains(part), "{part}: {shown}");
     }
     assert!(home.shelf.show("yolox-nano", false).unwrap().contains("copy model/yolox_nano.onnx"));

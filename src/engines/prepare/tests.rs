@@ -230,6 +230,22 @@ fn the_real_builder_names_what_this_library_lacks() {
     assert!(dir.path().join("engines/m/fp16/check.json").is_file(), "the reference has been recorded before");
 }
 
+#[test]
+fn a_folder_that_cannot_be_written_is_a_failure_with_its_name() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("engines"), "a file where the folder should be").unwrap();
+    failed(build(&anew(&dir), &key(), fake(1.0)), "check.json cannot be written");
+    // Only the engine's own folder is in the way.
+    let dir = tempfile::tempdir().unwrap();
+    let home = dir.path().join("engines/m/fp16");
+    fs::create_dir_all(&home).unwrap();
+    fs::write(home.join(key().id()), "no folder").unwrap();
+    failed(build(&anew(&dir), &key(), fake(1.0)), "cannot be made for a TensorRT engine");
+    let nothing = Box::new(Fake { recorded: f32::NAN, ..*fake(1.0) });
+    let (_dir, engines) = engines();
+    failed(build(&engines, &key(), nothing), "not finite");
+}
+
 /// What a provider would make of a graph, played by the processor with another file or other options.
 struct Pair {
     reference: OnnxBuilder,

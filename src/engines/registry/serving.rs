@@ -443,6 +443,8 @@ mod tests {
             let error = bare("mine", None, &[dir.path().to_owned()]).err().unwrap();
             assert!(error.full().contains("Whisper's family"), "{}", error.full());
         }
+        let dir = model(&[], &" ".repeat(MAX_CONFIG_BYTES as usize + 1));
+        assert!(bare("mine", None, &[dir.path().to_owned()]).err().unwrap().full().contains("too large"));
         let dir = model(&[], "no json");
         assert!(bare("mine", None, &[dir.path().to_owned()]).err().unwrap().full().contains("config.json"));
     }
@@ -453,6 +455,19 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let error = listed(catalogue.require("whisper-tiny").unwrap(), Some("q8"), &[dir.path().to_owned()]);
         assert!(error.err().unwrap().full().contains("vigia models pull whisper-tiny --variant q8"));
+        let half = dir.path().join("whisper-tiny/onnx");
+        fs::create_dir_all(&half).unwrap();
+        for file in ["config.json", "generation_config.json", "preprocessor_config.json", "tokenizer.json"] {
+            fs::write(dir.path().join("whisper-tiny").join(file), "{}").unwrap();
+        }
+        ["encoder_model", "decoder_model_merged"]
+            .iter()
+            .for_each(|it| fs::write(half.join(format!("{it}.onnx")), "x").unwrap());
+        let places = [dir.path().to_owned()];
+        assert_eq!(listed(catalogue.require("whisper-tiny").unwrap(), None, &places).unwrap().variant, "fp32");
+        let error = listed(catalogue.require("whisper-tiny").unwrap(), Some("q8"), &places).err().unwrap();
+        assert!(error.full().contains("the variant q8 of whisper-tiny is not installed"), "{}", error.full());
+        assert!(listed(catalogue.require("whisper-tiny").unwrap(), Some("q9"), &places).is_err());
         let error = listed(catalogue.require("kokoro-82m").unwrap(), None, &[dir.path().to_owned()]);
         assert!(error.err().unwrap().full().contains("Whisper's family"));
     }

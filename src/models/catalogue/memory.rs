@@ -2,7 +2,7 @@
 //! fixed and for each unit of work. Estimates of whoever wrote the entry; every figure says in a comment what it follows
 //! from.
 
-use std::{collections::BTreeMap, fmt};
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
@@ -57,7 +57,7 @@ impl Unit {
     pub fn name(self) -> &'static str {
         match self {
             Unit::Window => "window of 30 s",
-            Unit::Kilotoken => "1000 tokens",
+            Unit::Kilotoken => "thousand tokens",
             Unit::Megapixel => "megapixel",
             Unit::Utterance => "utterance",
         }
@@ -79,6 +79,17 @@ impl Memory {
             Provider::TensorRt => self.tensorrt.or(self.cuda),
             Provider::NvRtx => self.nvrtx.or(self.tensorrt).or(self.cuda),
         }
+    }
+
+    /// For people: what each figure is, and the figures that the entry has.
+    pub fn told(&self) -> impl Iterator<Item = (&'static str, Vec<String>)> {
+        let weights = self.weights.iter().map(|(variant, size)| format!("{variant} about {size}"));
+        let workspaces = self.named().map(|(device, Workspace { fixed, each })| match self.unit {
+            Some(unit) if each.get() > 0 => format!("{device} {fixed} and {each} a {}", unit.name()),
+            _ => format!("{device} {fixed}"),
+        });
+        let all = [("weights", weights.collect::<Vec<_>>()), ("works in", workspaces.collect())];
+        all.into_iter().filter(|(_, told)| !told.is_empty())
     }
 
     fn named(&self) -> impl Iterator<Item = (&'static str, Workspace)> {
@@ -117,21 +128,6 @@ impl Memory {
     }
 }
 
-/// As `vigia models show` prints it.
-impl fmt::Display for Memory {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let weights = self.weights.iter().map(|(variant, size)| format!("{variant} about {size}"));
-        let workspaces = self.named().map(|(device, Workspace { fixed, each })| match self.unit {
-            Some(unit) if each.get() > 0 => format!("{device} {fixed} and {each} for each {}", unit.name()),
-            _ => format!("{device} {fixed}"),
-        });
-        let parts = [("weights", weights.collect::<Vec<_>>()), ("to work in", workspaces.collect())];
-        let parts = parts.into_iter().filter(|(_, told)| !told.is_empty());
-        let parts = parts.map(|(what, told)| format!("{what}: {}", told.join(", ")));
-        f.write_str(&parts.collect::<Vec<_>>().join("; "))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -161,11 +157,11 @@ mod tests {
             assert_eq!(own.workspace(provider).unwrap(), Workspace { fixed: ByteSize(1 << 30), each: ByteSize(0) });
         }
         assert_eq!(memory("").unwrap().workspace(Provider::Cpu), None);
-        assert_eq!(
-            it.to_string(),
-            "weights: q4 about 800 MiB; to work in: cpu 100 MiB and 24 MiB for each 1000 tokens, \
-             cuda 600 MiB and 12 MiB for each 1000 tokens"
-        );
+        let told: Vec<_> = it.told().collect();
+        let works_in = ["cpu 100 MiB and 24 MiB a thousand tokens", "cuda 600 MiB and 12 MiB a thousand tokens"];
+        let works_in = works_in.map(str::to_owned).to_vec();
+        assert_eq!(told, [("weights", vec!["q4 about 800 MiB".to_owned()]), ("works in", works_in)]);
+        assert_eq!(memory("").unwrap().told().count(), 0);
     }
 
     #[test]

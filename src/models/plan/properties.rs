@@ -304,8 +304,14 @@ fn pick<T: Clone>(list: &[T], nth: usize) -> Option<T> {
     (!list.is_empty()).then(|| list[nth % list.len()].clone())
 }
 
+/// Asks the environment, as a test may: `scripts/test --long` tries fifty times as many.
+#[cfg(test)]
+fn cases() -> u32 {
+    if std::env::var_os("VIGIA_TEST_LONG").is_some() { 20_000 } else { 400 }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn whatever_happens_the_promises_hold_and_everybody_is_answered_in_the_end(
