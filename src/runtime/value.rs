@@ -44,13 +44,6 @@ impl Wanted {
         let selector = names.into_iter().fold(OutputSelector::no_default(), |selector, name| selector.with(name));
         Ok(Wanted(options.with_outputs(selector)))
     }
-
-    /// Gives back what a run took besides its outputs, instead of keeping it for the next one. For a graph that runs once in
-    /// a while and takes much: meanwhile others need the memory. Costs some milliseconds for each 100 MiB.
-    pub fn giving_back(mut self) -> Result<Wanted> {
-        self.0.set("memory.enable_memory_arena_shrinkage", "cpu:0").map_err(failed)?;
-        Ok(self)
-    }
 }
 
 impl Graph {

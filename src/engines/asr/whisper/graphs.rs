@@ -64,8 +64,7 @@ impl Encoder {
             expect_size(&spec.dir, input, axis, size)?;
         }
         expect_size(&spec.dir, output, 1, files.encoder_frames)?;
-        // Once a window, between which the decoder runs for every token.
-        let wanted = Wanted::new([output.name.as_str()])?.giving_back()?;
+        let wanted = Wanted::new([output.name.as_str()])?;
         Ok(Encoder { input: input.clone(), wanted, graph, unchanged })
     }
 
