@@ -25,7 +25,7 @@ use crate::{
     },
     flow::Task,
     models::{
-        catalogue::{self, Catalogue, Entry, Memory, PLAN},
+        catalogue::{self, Catalogue, Entry, PLAN},
         installed,
     },
     runtime::{self, ProviderOptions},
@@ -141,7 +141,7 @@ impl<'a> Stock<'a> {
             "test-echo" | "test-count" => {
                 let spec = if model == "test-count" { AsrSpec::TestCount } else { AsrSpec::TestEcho };
                 let recipe = BuiltOf::Recipe(Recipe::of(spec));
-                ("only".to_owned(), Appetite::new(1 << 20, &Memory::default()), None, recipe)
+                ("only".to_owned(), Appetite::new(1 << 20, &catalogue::Memory::default()), None, recipe)
             }
             _ => {
                 let places = &self.places.models;
