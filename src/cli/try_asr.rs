@@ -183,7 +183,8 @@ impl TryAsr {
 
     fn by_speech(&self, whisper: &mut Whisper, pcm: &Pcm, probabilities: &[f32]) -> Result<Tried> {
         let mut machine = BySpeech::new(self.ask(), Windows::default(), 1, Guards::NONE);
-        probabilities.iter().for_each(|probability| machine.hear(*probability));
+        // Without guards nobody asks how loud it was.
+        probabilities.iter().for_each(|probability| machine.hear(*probability, true));
         machine.finish(pcm.len() as u64);
         let mut tried = Tried { pieces: Vec::new(), segments: Vec::new() };
         while let Some(request) = machine.request() {

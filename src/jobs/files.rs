@@ -16,7 +16,7 @@ use crate::{
     flow::{Priority, TextSegment, Warning, audio::samples_to_secs},
     jobs::{Ask, Overhearing, Queue},
     media::FileStream,
-    segment::{Tape, Windows, speech::FRAME},
+    segment::{Tape, Windows, is_loud, speech::FRAME},
 };
 
 /// Frames that are heard at a time: one second. More would only make the memory larger.
@@ -192,8 +192,9 @@ impl<'a> Work<'a> {
     async fn hear(&mut self, samples: &[f32]) -> Result<()> {
         self.heard += samples.len() as u64;
         self.tape.push(samples);
-        for probability in self.ears.hear(samples).await? {
-            self.machine.hear(probability);
+        let probabilities = self.ears.hear(samples).await?;
+        for (probability, frame) in probabilities.into_iter().zip(samples.chunks(FRAME_LEN)) {
+            self.machine.hear(probability, is_loud(frame));
         }
         self.transcribe_windows().await?;
         self.tape.forget_before(self.machine.needed_from());
@@ -210,8 +211,9 @@ impl<'a> Work<'a> {
         // A last part of a frame is filled up with silence, so that it is heard as well.
         let mut filled = rest.to_vec();
         filled.resize(rest.len().next_multiple_of(FRAME_LEN), 0.0);
-        for probability in self.ears.hear(&filled).await? {
-            self.machine.hear(probability);
+        let probabilities = self.ears.hear(&filled).await?;
+        for (probability, frame) in probabilities.into_iter().zip(filled.chunks(FRAME_LEN)) {
+            self.machine.hear(probability, is_loud(frame));
         }
         self.machine.finish(self.heard);
         self.transcribe_windows().await?;

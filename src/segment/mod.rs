@@ -12,4 +12,4 @@ pub use agreement::{CommitRule, Committer, Fit, ReadWord, Reading, Shown};
 pub use language::{Likelihood, SessionLanguage};
 pub use speech::{Live, LiveState, Offline, Rules, Span, Speaking, SpeechEvent};
 pub use tape::Tape;
-pub use windows::{Window, Windows};
+pub use windows::{Window, Windows, is_loud};

@@ -16,11 +16,17 @@ const PATIENCE: u64 = 120 * SAMPLE_RATE_HZ as u64;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Window {
     spans: Vec<Span>,
+    sure: bool,
 }
 
 impl Window {
     pub fn spans(&self) -> &[Span] {
         &self.spans
+    }
+
+    /// Whether the voice detector was once quite sure of what it holds, or it is too quiet for that.
+    pub fn is_sure(&self) -> bool {
+        self.sure
     }
 
     pub fn start(&self) -> u64 {
@@ -51,7 +57,7 @@ impl Window {
                 spans.push(Span { start: span.start + skipped, end: span.end });
             }
         }
-        (!spans.is_empty()).then_some(Window { spans })
+        (!spans.is_empty()).then_some(Window { spans, sure: self.sure })
     }
 
     /// Which span holds that second of the window. The second at which two meet belongs to the later one, unless
@@ -95,6 +101,36 @@ struct Placed {
     span: Span,
     /// The silence before it, pads and all.
     pause: u64,
+    certainty: Certainty,
+}
+
+/// Speech that is not faint has a frame of which the detector is quite sure, in half a second of it; single notes of music
+/// that it takes for voices have none.
+#[derive(Debug, Clone, Copy, Default)]
+struct Certainty {
+    likeliest: f32,
+    loud: bool,
+}
+
+impl Certainty {
+    const SURE: f32 = 0.996;
+
+    fn add(&mut self, probability: f32, loud: bool) {
+        self.likeliest = self.likeliest.max(probability);
+        self.loud |= loud;
+    }
+
+    fn is_sure(self) -> bool {
+        self.likeliest >= Certainty::SURE || !self.loud
+    }
+}
+
+/// Whether a frame is so loud that the detector would be sure of a voice in it.
+pub fn is_loud(frame: &[f32]) -> bool {
+    /// -40 dB.
+    const LEVEL: f32 = 0.01;
+    let energy: f32 = frame.iter().map(|sample| sample * sample).sum();
+    energy > LEVEL * LEVEL * frame.len() as f32
 }
 
 /// Gathers speech to windows, one frame's probability after the other.
@@ -105,6 +141,8 @@ pub struct Windows {
     held: Option<Placed>,
     /// Where the last span ended, without its pad.
     spoken_until: u64,
+    /// Of what came behind the last span.
+    certainty: Certainty,
     open: Vec<Placed>,
     ready: VecDeque<Window>,
 }
@@ -126,18 +164,27 @@ impl Windows {
             offline: Offline::new(rules),
             held: None,
             spoken_until: 0,
+            certainty: Certainty::default(),
             open: Vec::new(),
             ready: VecDeque::new(),
         }
     }
 
-    pub fn push(&mut self, probability: f32) {
+    /// The next frame: how likely it is speech, and whether it [`is_loud`].
+    pub fn push(&mut self, probability: f32, loud: bool) {
         self.offline.push(probability);
+        if self.offline.speaking_since().is_some() {
+            self.certainty.add(probability, loud);
+        }
         for span in self.offline.take_ended() {
             self.follow(span, u64::MAX);
         }
         let now = self.offline.heard();
         let silent = self.offline.speaking_since().is_none();
+        if silent {
+            // Also of what was too short to be speech.
+            self.certainty = Certainty::default();
+        }
         // No speech can begin any more where its pad would meet this one's.
         if silent && let Some(mut held) = self.held.take_if(|held| now >= held.span.end + 2 * self.rules.pad) {
             held.span.end += self.rules.pad;
@@ -154,9 +201,9 @@ impl Windows {
         for span in self.offline.take_ended() {
             self.follow(span, total);
         }
-        if let Some(Placed { span, pause }) = self.held.take() {
+        if let Some(Placed { span, pause, certainty }) = self.held.take() {
             let span = Span { start: span.start.min(total), end: (span.end + self.rules.pad).min(total) };
-            self.place(Placed { span, pause });
+            self.place(Placed { span, pause, certainty });
         }
         self.close(self.open.len());
     }
@@ -185,7 +232,7 @@ impl Windows {
             }
             None => span.start = span.start.saturating_sub(self.rules.pad),
         }
-        self.held = Some(Placed { span, pause });
+        self.held = Some(Placed { span, pause, certainty: std::mem::take(&mut self.certainty) });
     }
 
     fn place(&mut self, placed: Placed) {
@@ -210,14 +257,16 @@ impl Windows {
     /// Gives away that many of the open spans.
     fn close(&mut self, count: usize) {
         let mut spans: Vec<Span> = Vec::with_capacity(count);
-        for Placed { span, .. } in self.open.drain(..count) {
+        let mut sure = false;
+        for Placed { span, certainty, .. } in self.open.drain(..count) {
+            sure |= certainty.is_sure();
             match spans.last_mut() {
                 Some(before) if before.end == span.start => before.end = span.end,
                 _ => spans.push(span),
             }
         }
         if !spans.is_empty() {
-            self.ready.push_back(Window { spans });
+            self.ready.push_back(Window { spans, sure });
         }
     }
 }
@@ -242,7 +291,7 @@ mod tests {
             for _ in 0..(secs * RATE as f64) as u64 / FRAME {
                 let probability = if turn % 2 == 0 { 0.9 } else { 0.1 };
                 let needed = windows.needed_from();
-                windows.push(probability);
+                windows.push(probability, true);
                 offline.push(probability);
                 samples += FRAME;
                 while let Some(window) = windows.take() {
@@ -301,14 +350,14 @@ mod tests {
     fn silence_asks_for_no_audio_and_a_word_waits_only_so_long() {
         let mut windows = Windows::default();
         for _ in 0..60 * RATE / FRAME {
-            windows.push(0.01);
+            windows.push(0.01, true);
         }
         assert!(windows.needed_from() > 59 * RATE);
-        (0..30).for_each(|_| windows.push(0.9));
+        (0..30).for_each(|_| windows.push(0.9, true));
         let begun = windows.needed_from();
         let mut given = None;
         for frame in 0..300 * RATE / FRAME {
-            windows.push(0.01);
+            windows.push(0.01, true);
             given = given.or_else(|| windows.take().map(|window| (frame, window)));
         }
         let (frame, window) = given.unwrap();
@@ -327,7 +376,7 @@ mod tests {
     #[test]
     fn a_recording_of_silence_or_nothing_has_no_window() {
         let mut windows = Windows::default();
-        (0..1000).for_each(|_| windows.push(0.1));
+        (0..1000).for_each(|_| windows.push(0.1, true));
         windows.finish(1000 * FRAME);
         assert_eq!(windows.take(), None);
         let mut nothing = Windows::default();
@@ -338,13 +387,37 @@ mod tests {
     #[test]
     fn a_last_frame_that_was_filled_up_ends_with_the_recording() {
         let mut windows = Windows::default();
-        (0..10).for_each(|_| windows.push(0.9));
+        (0..10).for_each(|_| windows.push(0.9, true));
         windows.finish(10 * FRAME - 100);
         assert_eq!(windows.take().unwrap().end(), 10 * FRAME - 100);
     }
 
+    #[test]
+    fn a_window_is_sure_where_the_detector_was_once_or_nothing_was_loud() {
+        // (probabilities of half a second each, with silence between, and whether they are loud)
+        for (sounds, sure) in [
+            (&[(0.9, true), (0.99, true)][..], false),
+            (&[(0.9, true), (0.999, true)], true),
+            (&[(0.9, true), (0.9, false)], true),
+        ] {
+            let mut windows = Windows::default();
+            for (probability, loud) in sounds {
+                (0..16).for_each(|_| windows.push(*probability, *loud));
+                (0..32).for_each(|_| windows.push(0.0, false));
+                // A click that is no speech makes nothing else sure.
+                windows.push(1.0, true);
+                (0..32).for_each(|_| windows.push(0.0, true));
+            }
+            windows.finish(16 * 81 * FRAME);
+            let window = windows.take().unwrap();
+            assert_eq!((window.spans().len(), window.is_sure()), (2, sure), "{sounds:?}");
+        }
+        assert!(is_loud(&[0.1; 512]) && !is_loud(&[0.005; 512]) && !is_loud(&[]));
+    }
+
     fn two_spans() -> Window {
-        Window { spans: vec![Span { start: RATE, end: 3 * RATE }, Span { start: 10 * RATE, end: 14 * RATE }] }
+        let spans = vec![Span { start: RATE, end: 3 * RATE }, Span { start: 10 * RATE, end: 14 * RATE }];
+        Window { spans, sure: true }
     }
 
     #[test]

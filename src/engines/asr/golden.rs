@@ -19,7 +19,7 @@ mod tests {
         engines::{Cancel, Transcriber, vad},
         flow::{Pcm, Word},
         runtime::{Runtime, candidates, find},
-        segment::{Windows, speech::FRAME},
+        segment::{Windows, is_loud, speech::FRAME},
     };
 
     struct Assets {
@@ -110,7 +110,10 @@ mod tests {
         let mut segments = Vec::new();
         for step in 0..=probabilities.len() {
             match probabilities.get(step) {
-                Some(probability) => machine.hear(*probability),
+                Some(probability) => {
+                    let frame = audio.chunks(FRAME as usize).nth(step).unwrap_or_default();
+                    machine.hear(*probability, is_loud(frame));
+                }
                 None => machine.finish(audio.len() as u64),
             }
             while let Some(request) = machine.request() {

@@ -79,13 +79,14 @@ impl Guard {
     }
 
     /// Whether the text of a window is to be believed, whose speech is `secs` in all and `span_secs` at its longest, with
-    /// the room that is left around speech.
-    pub(super) fn believes(&self, text: &PieceText, secs: f64, span_secs: f64) -> bool {
+    /// the room that is left around speech. `heard`: the voice detector was sure of it.
+    pub(super) fn believes(&self, text: &PieceText, secs: f64, span_secs: f64, heard: bool) -> bool {
         let sure = |segment: &SegmentText| {
             let at_once = segment.temperature == 0.0;
             at_once && (span_secs >= LONE_SPAN_SECS || segment.avg_logprob >= LONE_LOGPROB)
         };
-        !self.guards.lone_sounds || secs >= LONE_SECS || text.segments.iter().all(sure)
+        let longest = if heard { LONE_SECS } else { UNHEARD_SECS };
+        !self.guards.lone_sounds || secs >= longest || heard && text.segments.iter().all(sure)
     }
 
     /// More often in a row than people say it.
@@ -105,6 +106,8 @@ impl Guard {
 /// A window of less speech than this, with the room around it, is a sound or two: nothing else came within minutes. What
 /// was not sure at the first try is not believed there.
 const LONE_SECS: f64 = 3.0;
+/// A few sounds within minutes, none of which the detector was sure of, are less than this.
+const UNHEARD_SECS: f64 = 5.0;
 /// A sentence is longer than this with the room around it; what is shorter may be a word, and has to be as probable as a
 /// word that was said.
 const LONE_SPAN_SECS: f64 = 1.5;
@@ -292,11 +295,14 @@ mod tests {
             (-0.4, 0.2, 2.2, 2.2, false),
             (-1.2, 1.0, 3.5, 1.2, true),
         ] {
-            let found = guard.believes(&said(avg_logprob, temperature), secs, span_secs);
+            let found = guard.believes(&said(avg_logprob, temperature), secs, span_secs, true);
             assert_eq!(found, believed, "{avg_logprob} at {temperature} in {secs} s");
         }
-        assert!(guard.believes(&PieceText::default(), 1.0, 1.0));
-        assert!(Guard::new(Guards::NONE).believes(&said(-2.0, 1.0), 1.0, 1.0));
+        assert!(guard.believes(&PieceText::default(), 1.0, 1.0, true));
+        assert!(Guard::new(Guards::NONE).believes(&said(-2.0, 1.0), 1.0, 1.0, false));
+        // However sure the model is: the detector was not, and little else was there.
+        assert!(!guard.believes(&said(-0.1, 0.0), 4.0, 1.2, false));
+        assert!(guard.believes(&said(-0.1, 0.0), 6.0, 1.2, false));
     }
 
     #[test]

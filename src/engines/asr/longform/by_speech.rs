@@ -60,9 +60,9 @@ impl BySpeech {
         }
     }
 
-    /// How likely the next frame of 32 ms is speech.
-    pub fn hear(&mut self, probability: f32) {
-        self.windows.push(probability);
+    /// How likely the next frame of 32 ms is speech, and whether it is loud.
+    pub fn hear(&mut self, probability: f32, loud: bool) {
+        self.windows.push(probability, loud);
         self.gather();
     }
 
@@ -131,7 +131,8 @@ impl BySpeech {
                 self.slots.push_front(Slot { window: rest, text: None });
             }
             let longest = window.spans().iter().map(Span::len).max().unwrap_or_default();
-            if !self.guard.believes(&text, samples_to_secs(window.len()), samples_to_secs(longest)) {
+            let secs = samples_to_secs(window.len());
+            if !self.guard.believes(&text, secs, samples_to_secs(longest), window.is_sure()) {
                 log::debug!("what was read into a short sound at {:.1} s is left out", samples_to_secs(window.start()));
                 continue;
             }
@@ -210,7 +211,7 @@ mod tests {
     }
 
     fn hear(machine: &mut BySpeech, secs: f64, probability: f32) {
-        (0..(secs * RATE as f64) as u64 / FRAME).for_each(|_| machine.hear(probability));
+        (0..(secs * RATE as f64) as u64 / FRAME).for_each(|_| machine.hear(probability, true));
     }
 
     /// Twenty seconds of speech and some silence, as often as asked.
