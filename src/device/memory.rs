@@ -88,6 +88,13 @@ impl Meter {
     }
 }
 
+/// How many processes the kernel has ended since it started, because there was no memory for them. `None` where it does
+/// not say.
+pub fn ended_for_memory(root: &Path) -> Option<u64> {
+    let text = Tree::new(root).text("proc/vmstat")?;
+    text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -111,6 +118,15 @@ mod tests {
 
     const MEMINFO: (&str, &str) =
         ("proc/meminfo", "MemTotal: 8388608 kB\nMemFree: 1048576 kB\nMemAvailable: 6291456 kB\n");
+
+    #[test]
+    fn what_the_kernel_ended_for_want_of_memory_is_counted_where_it_says_so() {
+        let (dir, _) = machine(&[MEMINFO, ("proc/vmstat", "pgfault 12\noom_kill 3\noom_kills_other 9\n")]);
+        assert_eq!(ended_for_memory(dir.path()), Some(3));
+        let (dir, _) = machine(&[MEMINFO, ("proc/vmstat", "pgfault 12\n")]);
+        assert_eq!(ended_for_memory(dir.path()), None);
+        assert_eq!(ended_for_memory(Path::new("/nowhere")), None);
+    }
 
     #[test]
     fn a_host_has_what_is_available() {

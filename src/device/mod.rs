@@ -16,7 +16,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 pub use jetson::Jetson;
-pub use memory::{Meter, Usage};
+pub use memory::{Meter, Usage, ended_for_memory};
 
 use tree::Tree;
 

@@ -1,11 +1,49 @@
 //! A transcriber for tests: it answers with what it was given (language, length, loudness), so that a test sees
 //! whether the right audio arrived. Never part of a release.
 
+use std::path::Path;
+
 use crate::{
-    base::Result,
+    base::{Error, Result},
     engines::{Cancel, Piece, PieceText, SegmentText, TranscribeAsk, TranscribeStep, Transcriber},
     flow::Word,
+    runtime::{open_error, run_error},
 };
+
+/// A model of three variants, as on a device without memory for the larger two: what they say is ONNX Runtime's.
+pub const LARGE: &str = "test-large";
+/// The first cannot be loaded, the second cannot work, the third is an [`Echo`].
+pub const SIZES: [&str; 3] = ["fp32", "fp16", "q8"];
+
+pub(super) fn weight(variant: &str) -> Result<u64> {
+    let place = SIZES.iter().rev().position(|size| *size == variant);
+    place.map(|place| (place as u64 + 1) << 20).ok_or_else(|| Error::invalid(format!("{LARGE} has no `{variant}`")))
+}
+
+pub(super) fn large(variant: &str) -> Result<Box<dyn Transcriber>> {
+    match SIZES.iter().position(|size| *size == variant) {
+        Some(0) => {
+            let text = "CUDA failure 2: out of memory ; GPU=0 ; expr=cudaMalloc((void**)&p, size);";
+            Err(open_error(Path::new("encoder_model.onnx"), text))
+        }
+        Some(1) => Ok(Box::new(Full)),
+        _ => Ok(Box::new(Echo)),
+    }
+}
+
+struct Full;
+
+impl Transcriber for Full {
+    fn transcribe(
+        &mut self,
+        _: &TranscribeAsk,
+        _: &mut dyn FnMut(TranscribeStep),
+        _: &Cancel,
+    ) -> Result<Vec<PieceText>> {
+        let text = "Failed to allocate memory for requested buffer of size 1073741824";
+        Err(run_error("the model decoder_model_merged.onnx failed", text))
+    }
+}
 
 pub struct Echo;
 

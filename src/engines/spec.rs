@@ -59,6 +59,9 @@ pub enum AsrSpec {
     TestEcho,
     #[cfg(any(test, feature = "test-engine"))]
     TestCount,
+    /// With its variant.
+    #[cfg(any(test, feature = "test-engine"))]
+    TestLarge(String),
 }
 
 impl Spec for AsrSpec {
@@ -71,6 +74,8 @@ impl Spec for AsrSpec {
             AsrSpec::TestEcho => Ok(Asr(Box::new(crate::engines::echo::Echo))),
             #[cfg(any(test, feature = "test-engine"))]
             AsrSpec::TestCount => Ok(Asr(Box::new(crate::engines::echo::Count))),
+            #[cfg(any(test, feature = "test-engine"))]
+            AsrSpec::TestLarge(variant) => Ok(Asr(crate::engines::echo::large(variant)?)),
         }
     }
 }

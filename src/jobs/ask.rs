@@ -110,17 +110,24 @@ async fn work<E: Hireable>(
     steps: Option<mpsc::Sender<E::Progress>>,
 ) -> Result<Option<E::Answer>> {
     let Turn { queue, registry, priority, limit } = turn;
-    let hired = tokio::select! {
-        // First, so that an engine that is there is never given up unused.
-        biased;
-        hired = registry.hire::<E>(priority) => hired?,
-        () = queue.overtaken(TypeId::of::<E>(), priority) => return Ok(None),
-    };
-    // The host's own limit may be the shorter one.
-    let engine = hired.limited(limit);
-    tokio::select! {
-        answer = engine.ask_telling(ask, steps) => answer.map(Some),
-        () = hired.asked_to_yield() => Ok(None),
+    // An engine that has no memory to work in is passed over from then on, so this ends with the last that may serve.
+    loop {
+        let hired = tokio::select! {
+            // First, so that an engine that is there is never given up unused.
+            biased;
+            hired = registry.hire::<E>(priority) => hired?,
+            () = queue.overtaken(TypeId::of::<E>(), priority) => return Ok(None),
+        };
+        // The host's own limit may be the shorter one.
+        let engine = hired.limited(limit);
+        let answer = tokio::select! {
+            answer = engine.ask_telling(ask.clone(), steps.clone()) => answer,
+            () = hired.asked_to_yield() => return Ok(None),
+        };
+        match answer {
+            Err(error) if error.kind() == Kind::OverBudget && registry.ran_out(hired, priority, &error) => {}
+            answer => return answer.map(Some),
+        }
     }
 }
 

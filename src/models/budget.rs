@@ -92,6 +92,7 @@ mod tests {
             margin: ByteSize::mib(256),
             idle_secs: 300,
             wait_secs: 60,
+            retry_secs: 600,
             foreign_secs: 5,
         }
     }

@@ -61,6 +61,8 @@ pub struct Need {
     pub resident: bool,
     /// Whoever holds the lease listens to [`Lease::asked_to_yield`].
     pub yields: bool,
+    /// What it stands in for, because there was no memory for that: said wherever the model is told of.
+    pub instead_of: Option<String>,
 }
 
 /// The number of one ask: its place in the line first, its lease later.

@@ -32,6 +32,9 @@ pub struct LedgerModel {
     pub measured: u64,
     pub leases: usize,
     pub resident: bool,
+    /// What it stands in for, because there was no memory for that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub instead_of: Option<String>,
     /// Only of a model that nobody uses.
     pub idle_secs: Option<u64>,
 }
@@ -66,4 +69,7 @@ pub struct ModelState {
     /// Of a load, from 0 to 1, where its engine can tell.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub progress: Option<f32>,
+    /// What it stands in for, because there was no memory for that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub instead_of: Option<String>,
 }

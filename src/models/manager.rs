@@ -120,7 +120,7 @@ impl<L: Loader> Manager<L> {
         Lease::wait(key, place, grant).await
     }
 
-    /// An engine ended by itself. Its memory counts until the loader says that it is back; leases of it are void.
+    /// An engine ended by itself, or is of no use any more. Its memory counts until the loader says that it is back; leases of it are void.
     pub fn died(&self, key: &ModelKey) {
         self.0.inbox.put(News::Died(key.clone()));
     }

@@ -15,6 +15,7 @@ use crate::{
         onnx::Model,
         provider::ProviderOptions,
         session::{open_changed, open_session},
+        shortage::run_error,
     },
 };
 
@@ -73,7 +74,8 @@ impl Graph {
     }
 
     pub fn run(&mut self, inputs: &[(&str, View<'_>)]) -> Result<Outputs<'_>> {
-        let failed = |error: ort::Error| Error::internal(format!("the model {} failed", self.name)).cause(error);
+        let name = &self.name;
+        let failed = |error: ort::Error| run_error(format!("the model {name} failed"), &error.to_string());
         let mut values: Vec<(&str, SessionInputValue<'_>)> = Vec::with_capacity(inputs.len());
         for (name, view) in inputs {
             let value = match view {
@@ -82,11 +84,7 @@ impl Graph {
             };
             values.push((name, value));
         }
-        let name = &self.name;
-        let values = self
-            .session
-            .run(values)
-            .map_err(|error| Error::internal(format!("the model {name} failed")).cause(error))?;
+        let values = self.session.run(values).map_err(failed)?;
         Ok(Outputs { values, name })
     }
 }

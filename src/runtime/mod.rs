@@ -11,6 +11,7 @@ mod plan;
 pub mod protobuf;
 pub mod provider;
 mod session;
+mod shortage;
 mod tensor;
 mod trial;
 mod value;
@@ -20,6 +21,9 @@ pub use graph::{Graph, GraphOptions, Outputs, View};
 pub use library::{Runtime, candidates, find};
 pub use plan::open_plan;
 pub use provider::{Provider, ProviderOptions};
+pub use shortage::is_out_of_memory;
+#[cfg(any(test, feature = "test-engine"))]
+pub(crate) use shortage::{open_error, run_error};
 pub use tensor::{ElementType, Signature, TensorSpec};
 pub use trial::{Answers, trial};
 pub use value::{Element, Port, Tensor, Wanted};

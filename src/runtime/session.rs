@@ -9,7 +9,7 @@ use ort::session::{
 
 use crate::{
     base::{Error, Result},
-    runtime::{GraphOptions, Runtime, onnx::Model, provider},
+    runtime::{GraphOptions, Runtime, onnx::Model, provider, shortage::open_error},
 };
 
 pub(super) fn open_session(runtime: &Runtime, path: &Path, options: &GraphOptions) -> Result<Session> {
@@ -18,7 +18,7 @@ pub(super) fn open_session(runtime: &Runtime, path: &Path, options: &GraphOption
             .hint("`vigia models pull` fetches what is missing"));
     }
     let mut builder = registered(runtime, options)?;
-    builder.commit_from_file(path).map_err(|error| provider::open_error(path, &error.to_string()))
+    builder.commit_from_file(path).map_err(|error| open_error(path, &error.to_string()))
 }
 
 /// A graph that was changed, with its weights in the file that it comes from.
@@ -30,7 +30,7 @@ pub(super) fn open_changed(runtime: &Runtime, model: &Model, options: &GraphOpti
         .with_config_entry("session.model_external_initializers_file_folder_path", folder)
         .map_err(|error| refused(error.to_string()));
     let bytes = model.to_bytes();
-    builder?.commit_from_memory(&bytes).map_err(|error| provider::open_error(model.file(), &error.to_string()))
+    builder?.commit_from_memory(&bytes).map_err(|error| open_error(model.file(), &error.to_string()))
 }
 
 fn registered(runtime: &Runtime, options: &GraphOptions) -> Result<SessionBuilder> {

@@ -12,7 +12,7 @@ use ort::{
 
 use crate::{
     base::{Error, Result},
-    runtime::Graph,
+    runtime::{Graph, shortage::run_error},
 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,7 +62,7 @@ impl Graph {
         let outputs = self
             .session
             .run_with_options(inputs, &wanted.0)
-            .map_err(|error| Error::internal(format!("the model {name} failed")).cause(error))?;
+            .map_err(|error| run_error(format!("the model {name} failed"), &error.to_string()))?;
         Ok(outputs.into_iter().map(|(_, value)| Tensor(value)).collect())
     }
 
@@ -237,7 +237,7 @@ fn fill<From: Copy, To>(to: &mut [To], from: &[From], cast: impl Fn(From) -> To)
 }
 
 fn failed(error: ort::Error) -> Error {
-    Error::internal("ONNX Runtime refuses a tensor").cause(error)
+    run_error("ONNX Runtime refuses a tensor", &error.to_string())
 }
 
 #[cfg(test)]

@@ -98,6 +98,7 @@ const RULES: &[(&str, Rule)] = &[
     ("memory.margin", TERM),
     ("memory.idle_secs", Rule::Whole(1..=31_536_000)),
     ("memory.wait_secs", Rule::Whole(1..=86_400)),
+    ("memory.retry_secs", Rule::Whole(1..=86_400)),
     ("memory.foreign_secs", Rule::Whole(1..=3600)),
     ("runtime.library", Rule::Any),
     ("providers.order", Rule::OneOf(&["tensorrt", "nvrtx", "cuda", "cpu"])),
@@ -128,7 +129,7 @@ const RULES: &[(&str, Rule)] = &[
     ("shutdown.deadline_secs", Rule::Whole(1..=3600)),
     ("tasks.*.model", MODEL),
     ("tasks.*.provider", Rule::OneOf(&["", "tensorrt", "nvrtx", "cuda", "cpu"])),
-    ("tasks.*.variant", Rule::Text(|text| !text.contains(char::is_whitespace), "a variant's name without spaces")),
+    ("tasks.*.variant", Rule::Text(are_variants, "names of variants without spaces, separated by commas")),
     ("tasks.*.remote", REMOTE),
     ("tasks.*.resident", Rule::Any),
     ("remotes.NAME.url", Rule::Text(remotes::is_url_or_empty, remotes::URL_EXPECTED)),
@@ -207,6 +208,11 @@ impl Rule {
 
 fn is_size_or_empty(text: &str) -> bool {
     text.is_empty() || text.parse::<ByteSize>().is_ok()
+}
+
+/// Best first; nothing is the model's default.
+fn are_variants(text: &str) -> bool {
+    text.is_empty() || text.split(',').all(|name| !name.is_empty() && !name.contains(char::is_whitespace))
 }
 
 fn is_topic_part(text: &str) -> bool {
@@ -337,6 +343,8 @@ mod tests {
             ("tasks.chat.model=my model", "without spaces"),
             ("tasks.chat.provider=gpu", "\"cuda\", \"cpu\", found \"gpu\""),
             ("tasks.chat.variant=fp 16", "without spaces"),
+            ("tasks.chat.variant=fp16,,q8", "separated by commas"),
+            ("memory.retry_secs=0", "1"),
             ("providers.order=cuda,gpu", "found \"gpu\""),
             ("providers.order=cuda,cuda", "names cuda twice"),
             ("providers.device_id=-1", "expected 0 to 63"),

@@ -155,6 +155,7 @@ pub struct Memory {
     pub margin: ByteSize,
     pub idle_secs: u64,
     pub wait_secs: u64,
+    pub retry_secs: u64,
     pub foreign_secs: u64,
 }
 
@@ -165,6 +166,10 @@ impl Memory {
 
     pub fn wait(&self) -> Duration {
         Duration::from_secs(self.wait_secs)
+    }
+
+    pub fn retry(&self) -> Duration {
+        Duration::from_secs(self.retry_secs)
     }
 }
 
@@ -316,9 +321,11 @@ impl Settings {
         self.tasks.get(task.as_ref()).map(|choice| choice.model.as_str()).filter(|model| !model.is_empty())
     }
 
-    /// The variant of a task's model; none means the model's default.
-    pub fn variant_for(&self, task: impl AsRef<str>) -> Option<&str> {
-        self.tasks.get(task.as_ref()).map(|choice| choice.variant.as_str()).filter(|variant| !variant.is_empty())
+    /// The variants of a task's model that may serve, best first; none means the model's default, and where memory is
+    /// short its smaller ones.
+    pub fn variants_for(&self, task: impl AsRef<str>) -> Vec<&str> {
+        let named = self.tasks.get(task.as_ref()).map_or("", |choice| choice.variant.as_str());
+        named.split(',').filter(|variant| !variant.is_empty()).collect()
     }
 
     /// Whether a task's model stays loaded when it is idle.

@@ -98,6 +98,34 @@ async fn who_leaves_in_the_middle_of_a_job_gives_its_lease_back() {
     assert!(begun.elapsed() < LIMIT && engines(&daemon).len() == 1, "one that obeys no cancel is replaced");
 }
 
+/// Of the tests' model neither the first variant can be loaded nor the second work: both say so in ONNX Runtime's words.
+#[tokio::test]
+async fn where_the_device_runs_out_of_memory_a_smaller_variant_answers_and_everybody_is_told() {
+    let daemon = Daemon::start_with(&["tasks.transcribe.model=test-large"]);
+    let mut events = daemon.socket("/ws/events?types=model.state").await;
+    for _ in 0..2 {
+        let (status, answer) = stt(&daemon).await;
+        assert_eq!((status, answer["text"].as_str().unwrap().contains(" dB")), (200, true), "{answer}");
+    }
+    let (_, health) = daemon.get("/api/health").await;
+    let task = &health["tasks"]["transcribe"];
+    assert_eq!((&task["state"], &task["variant"]), (&json!("ready"), &json!("q8")), "{health}");
+    let reason = task["reason"].as_str().unwrap();
+    assert!(reason.starts_with("runs as q8 on cpu: the device has no memory for test-large (fp32 on cpu)"), "{reason}");
+    assert_eq!(health["status"], json!("degraded"));
+    assert!(daemon.log().contains("runs as q8 on cpu"), "{}", daemon.log());
+    let of = |variant: &str, state: &str| json!([variant, state]);
+    let mut told = Vec::new();
+    while told.last() != Some(&of("q8", "ready")) {
+        let data = events.until("model.state").await["data"].clone();
+        assert_eq!(data["instead_of"].as_str(), (data["variant"] != "fp32").then_some("fp32 on cpu"), "{data}");
+        told.push(json!([data["variant"], data["state"]]));
+    }
+    let loads: Vec<_> = told.iter().filter(|it| it[1] == "loading").map(|it| it[0].as_str().unwrap()).collect();
+    assert_eq!(loads, ["fp32", "fp16", "q8"], "none is tried twice: {told:?}");
+    assert!(told.contains(&of("fp32", "failed")) && told.contains(&of("fp16", "unloaded")), "{told:?}");
+}
+
 /// `VIGIA_TEST_GPU=1`, with `ORT_DYLIB_PATH` naming a GPU build of ONNX Runtime.
 #[tokio::test]
 async fn on_a_card_the_ledger_agrees_with_the_driver() {

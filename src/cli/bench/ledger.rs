@@ -27,15 +27,26 @@ use crate::{
     models::{Budget, Costs, Load, Loader, Manager, ManagerLimits, ModelKey, Need},
 };
 
-/// Seven models as a box would have them: name, MiB, who asks for it, steps of a job.
-const MODELS: [(&str, u64, Priority, u32); 7] = [
-    ("transcribe", 1640, Priority::Live, 1),
-    ("diarize", 100, Priority::Live, 1),
-    ("detect", 50, Priority::Live, 1),
-    ("describe", 2250, Priority::Interactive, 2),
-    ("speak", 360, Priority::Interactive, 1),
-    ("chat", 1230, Priority::Batch, 5),
-    ("paint", 3000, Priority::Batch, 5),
+struct Model {
+    name: &'static str,
+    /// What it takes once it is loaded, and what it works in beside that.
+    mib: u64,
+    work_mib: u64,
+    /// Of whoever asks for it.
+    priority: Priority,
+    /// Of a job.
+    steps: u32,
+}
+
+/// Seven models as a box would have them.
+const MODELS: [Model; 7] = [
+    Model { name: "transcribe", mib: 1240, work_mib: 400, priority: Priority::Live, steps: 1 },
+    Model { name: "diarize", mib: 60, work_mib: 40, priority: Priority::Live, steps: 1 },
+    Model { name: "detect", mib: 30, work_mib: 20, priority: Priority::Live, steps: 1 },
+    Model { name: "describe", mib: 1600, work_mib: 650, priority: Priority::Interactive, steps: 2 },
+    Model { name: "speak", mib: 260, work_mib: 100, priority: Priority::Interactive, steps: 1 },
+    Model { name: "chat", mib: 1000, work_mib: 230, priority: Priority::Batch, steps: 5 },
+    Model { name: "paint", mib: 2300, work_mib: 700, priority: Priority::Batch, steps: 5 },
 ];
 /// A process of its own, before it holds anything.
 const PROCESS_BYTES: u64 = 8 << 20;
@@ -146,11 +157,11 @@ impl Loader for BallastLoader {
 
     fn load(&self, need: &Need) -> BoxFuture<'static, Result<Load<Handle<Ballast>>>> {
         let (key, children) = (need.key.clone(), Arc::clone(&self.children));
-        let bytes =
-            MODELS.iter().find(|(name, ..)| *name == key.model).map_or(0, |(_, mib, ..)| (mib << 20) / self.scale);
+        let model = MODELS.iter().find(|model| model.name == key.model);
+        let [bytes, work_bytes] = model.map_or([0; 2], |it| [it.mib, it.work_mib].map(|mib| (mib << 20) / self.scale));
         async move {
             let begun = Instant::now();
-            let spec = BallastSpec { bytes, load_ms: 0, step_ms: STEP_MS };
+            let spec = BallastSpec { bytes, work_bytes, load_ms: 0, step_ms: STEP_MS };
             let loaded = Handle::process(spec, Launch::new(&key.model)).await?;
             lock(&children.loads).push(begun.elapsed());
             let measured_bytes = loaded.memory_bytes();
@@ -240,9 +251,9 @@ impl Requests {
 async fn client(rig: Arc<Rig>, requests: Arc<Mutex<Requests>>) {
     loop {
         let Some((model, kill)) = lock(&requests).next() else { return };
-        let (name, mib, priority, steps) = MODELS[model];
+        let model = &MODELS[model];
         let asked = Instant::now();
-        let served = tokio::time::timeout(STUCK, serve(&rig, (name, mib, priority, steps), kill, asked)).await;
+        let served = tokio::time::timeout(STUCK, serve(&rig, model, kill, asked)).await;
         let tally = &rig.tally;
         let (counter, why) = match served {
             Ok(Ok(())) => (&tally.answered, None),
@@ -251,22 +262,22 @@ async fn client(rig: Arc<Rig>, requests: Arc<Mutex<Requests>>) {
         };
         counter.fetch_add(1, Ordering::Relaxed);
         if let Some(why) = why {
-            *lock(&tally.unserved).entry(format!("{} {name}: {why}", priority.name())).or_default() += 1;
+            *lock(&tally.unserved).entry(format!("{} {}: {why}", model.priority.name(), model.name)).or_default() += 1;
         }
     }
 }
 
 async fn serve(
     rig: &Rig,
-    (name, mib, priority, steps): (&str, u64, Priority, u32),
+    &Model { name, mib, work_mib, priority, steps }: &Model,
     kill: bool,
     asked: Instant,
 ) -> Result<()> {
     loop {
         let key = ModelKey { model: name.to_owned(), variant: "only".to_owned(), provider: "cpu".to_owned() };
-        let estimate_bytes = (mib << 20) / rig.scale + PROCESS_BYTES;
-        let yields = priority == Priority::Batch;
-        let need = Need { key, estimate_bytes, workspace_bytes: 0, priority, resident: false, yields };
+        let [loaded, workspace_bytes] = [mib, work_mib].map(|mib| (mib << 20) / rig.scale);
+        let (estimate_bytes, yields) = (loaded + PROCESS_BYTES, priority == Priority::Batch);
+        let need = Need { key, estimate_bytes, workspace_bytes, priority, resident: false, yields, instead_of: None };
         let lease = rig.manager.lease(need).await?;
         lock(&rig.tally.waits)[priority as usize].push(asked.elapsed());
         if kill {

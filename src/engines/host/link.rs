@@ -6,6 +6,7 @@ use std::{
     io,
     marker::PhantomData,
     os::unix::{net::UnixStream as StdUnixStream, process::ExitStatusExt},
+    path::Path,
     process::ExitStatus,
     sync::Mutex,
     time::{Duration, Instant},
@@ -23,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     base::{Error, Kind, Result, lock},
+    device::ended_for_memory,
     engines::{
         Engine, EngineSpec,
         host::{
@@ -32,6 +34,7 @@ use crate::{
             wire::{Frames, FromChild, Hello, Load, ToChild, WireError, decode, encode},
         },
     },
+    runtime::is_out_of_memory,
 };
 
 /// A process whose socket takes nothing for so long is stopped or lost: its socket is read by a thread of its own.
@@ -52,6 +55,8 @@ pub(super) struct Child<E: Engine> {
     writer: OwnedWriteHalf,
     frames: Frames,
     stderr: Tail,
+    /// Processes that the kernel had ended for want of memory when this one was started.
+    ended_before: Option<u64>,
     _alive: Alive,
     engine: PhantomData<fn() -> E>,
 }
@@ -145,7 +150,10 @@ impl<E: Engine> Child<E> {
             }
             Ok(Err(fault)) => {
                 let death = child.bury(fault).await;
-                let error = Error::internal(format!("the engine {} died while it was loading: {death}", launch.name));
+                let error = Error::new(
+                    kind_of(&death),
+                    format!("the engine {} died while it was loading: {death}", launch.name),
+                );
                 Err(Failed { error, death: Some(death) })
             }
             Err(_) => {
@@ -174,6 +182,7 @@ impl<E: Engine> Child<E> {
             writer,
             frames: Frames::default(),
             stderr: Tail::follow(&launch.name, stderr),
+            ended_before: ended_for_memory(Path::new("/")),
             _alive: Alive::new(pid),
             engine: PhantomData,
         })
@@ -230,7 +239,10 @@ impl<E: Engine> Child<E> {
             return self.kill(&error.full()).await;
         }
         match tokio::time::timeout(EXIT_LIMIT, self.process.wait()).await {
-            Ok(Ok(status)) => with_last_words(died_of(status), &self.stderr.last_words().await),
+            Ok(Ok(status)) => {
+                let for_memory = ended_for_memory(Path::new("/")) > self.ended_before;
+                with_last_words(died_of(status, for_memory), &self.stderr.last_words().await)
+            }
             _ => self.kill("it closed its socket").await,
         }
     }
@@ -260,16 +272,23 @@ impl<E: Engine> Child<E> {
     }
 }
 
+/// What a death means for the job that it ended. A smaller variant may live where the device has no memory for this one.
+pub(super) fn kind_of(death: &str) -> Kind {
+    if is_out_of_memory(death) { Kind::OverBudget } else { Kind::Internal }
+}
+
 fn with_last_words(why: String, last_words: &[String]) -> String {
     if last_words.is_empty() { why } else { format!("{why}; its last words: {}", last_words.join(" | ")) }
 }
 
-fn died_of(status: ExitStatus) -> String {
+/// `for_memory`: the kernel has ended something for want of memory while it lived.
+fn died_of(status: ExitStatus, for_memory: bool) -> String {
     let Some(signal) = status.signal() else {
         return format!("it ended with the exit status {}", status.code().unwrap_or_default());
     };
     let name = match signal {
-        libc::SIGKILL => "SIGKILL: out of memory?",
+        libc::SIGKILL if for_memory => "SIGKILL: the kernel was out of memory",
+        libc::SIGKILL => "SIGKILL",
         libc::SIGSEGV => "SIGSEGV",
         libc::SIGBUS => "SIGBUS",
         libc::SIGABRT => "SIGABRT",
@@ -320,10 +339,22 @@ mod tests {
 
     #[test]
     fn a_death_is_told_in_words() {
-        assert_eq!(died_of(ExitStatus::from_raw(9)), "it was killed by SIGKILL: out of memory?");
-        assert_eq!(died_of(ExitStatus::from_raw(31)), "it was killed by signal 31");
-        assert_eq!(died_of(ExitStatus::from_raw(101 << 8)), "it ended with the exit status 101");
+        let died_of = |raw: i32, for_memory: bool| died_of(ExitStatus::from_raw(raw), for_memory);
+        assert_eq!(died_of(9, false), "it was killed by SIGKILL");
+        assert_eq!(died_of(31, true), "it was killed by signal 31");
+        assert_eq!(died_of(101 << 8, true), "it ended with the exit status 101");
         let words = ["a".to_owned(), "b".to_owned()];
         assert_eq!(with_last_words("why".to_owned(), &words), "why; its last words: a | b");
+    }
+
+    #[test]
+    fn a_death_for_want_of_memory_is_told_from_others() {
+        let of_memory = died_of(ExitStatus::from_raw(9), true);
+        let words = ["terminate called after throwing an instance of 'std::bad_alloc'".to_owned()];
+        let aborted = with_last_words(died_of(ExitStatus::from_raw(6), false), &words);
+        assert_eq!([kind_of(&of_memory), kind_of(&aborted)], [Kind::OverBudget; 2], "{of_memory}; {aborted}");
+        for other in [died_of(ExitStatus::from_raw(9), false), died_of(ExitStatus::from_raw(11), true)] {
+            assert_eq!(kind_of(&other), Kind::Internal, "{other}");
+        }
     }
 }

@@ -18,7 +18,7 @@ use crate::{
         Engine, EngineSpec, Spec,
         host::{
             Asked, Desk, Handle, Launch, Vitals,
-            link::{Child, Failed, Fault},
+            link::{Child, Failed, Fault, kind_of},
             restarts::{Next, Restarts},
             wire::{FromChild, ToChild, encode},
         },
@@ -108,8 +108,8 @@ impl<E: Engine> Keeper<E> {
             }
         }
         let last = self.vitals.borrow().last_death.clone().unwrap_or_default();
-        let error = Error::internal(format!("the engine {} died twice on this job: {last}", self.launch.name));
-        drop(reply.send(Err(error)));
+        let error = format!("the engine {} died twice on this job: {last}", self.launch.name);
+        drop(reply.send(Err(Error::new(kind_of(&last), error))));
     }
 
     /// Starts the process where there is none, as soon as the rules permit.

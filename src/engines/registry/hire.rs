@@ -4,19 +4,18 @@
 use std::ops::Deref;
 
 use crate::{
-    base::{Error, Kind, Result, lock},
+    base::{Error, Kind, Result},
     engines::{
         Engine, Handle, Limits, Registry,
         registry::{
-            INSTEAD,
-            appetite::Portion,
             loader::Loaded,
             serving::{Serving, Stock},
+            smaller::Smaller,
         },
         remote::Remote,
     },
     flow::{Priority, Task},
-    models::{Lease, ModelKey, Need},
+    models::{Lease, ModelKey},
 };
 
 /// A kind of engine that can be hired. What is said here and in `kinds` is all that a new kind needs.
@@ -27,6 +26,11 @@ pub trait Hireable: Engine<Ask: Clone> + Sized {
     /// How it is served on this box; the error says what is missing and how to get it.
     fn serving(stock: &Stock<'_>) -> Result<Serving> {
         stock.not_yet(Self::TASK)
+    }
+
+    /// What may serve where there is no memory for `wanted`.
+    fn smaller(_stock: &Stock<'_>, _wanted: &Serving) -> Result<Smaller> {
+        Ok(Smaller::default())
     }
 
     /// The same done by a server elsewhere, where the model is called `model`.
@@ -47,6 +51,11 @@ pub struct Hired<E: Engine> {
 impl<E: Engine> Hired<E> {
     pub(super) fn leased(lease: Lease<Loaded>) -> Result<Hired<E>> {
         Ok(Hired { handle: lease.handle()?, lease: Some(lease) })
+    }
+
+    /// None of an engine elsewhere.
+    pub(super) fn key(&self) -> Option<&ModelKey> {
+        self.lease.as_ref().map(Lease::key)
     }
 
     /// Resolves when more urgent work needs the memory: give the job up at its next step, and ask again later.
@@ -75,54 +84,6 @@ impl Registry {
         };
         self.remember(E::TASK, &hired);
         hired
-    }
-
-    async fn hire_here<E: Hireable>(&self, priority: Priority) -> Result<Hired<E>> {
-        let serving = E::serving(&self.stock())?;
-        let memory = self.memory()?;
-        let order = self.order(&serving)?;
-        let mut instead = order.told;
-        let mut refused = None;
-        for provider in &order.providers {
-            let key = ModelKey {
-                model: serving.model.clone(),
-                variant: serving.variant.clone(),
-                provider: provider.name().to_owned(),
-            };
-            let Portion { units, workspace_bytes } = serving.appetite.portion(*provider, memory.limit(*provider)?);
-            memory
-                .shelf(*provider)?
-                .put(&key, serving.recipe(*provider, units, order.built.as_ref(), &self.0.settings));
-            let need = Need {
-                key,
-                estimate_bytes: serving.appetite.weights_bytes,
-                workspace_bytes,
-                priority,
-                resident: serving.resident,
-                yields: priority == Priority::Batch,
-            };
-            match memory.lease(*provider, need).await {
-                Ok(lease) => {
-                    let hired = Hired::leased(lease)?;
-                    let note = hired.vitals().borrow().note.as_deref().map(str::to_owned);
-                    let mut failures = lock(&self.0.failures);
-                    match instead.or(note) {
-                        Some(why) => failures.insert(E::TASK, format!("{INSTEAD}{}: {why}", provider.name())),
-                        None => failures.remove(&E::TASK),
-                    };
-                    drop(failures);
-                    return Ok(hired);
-                }
-                // There is no room for it there, whoever leaves: the profile may permit another place.
-                Err(error) if error.kind() == Kind::OverBudget => {
-                    log::warn!(task = E::TASK.name(), provider = provider.name(); "{}", error.full());
-                    instead = Some(error.full());
-                    refused = Some(error);
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Err(refused.unwrap_or_else(|| Error::unavailable("no provider is set").hint("set providers.order")))
     }
 
     async fn hire_elsewhere<E: Hireable>(&self, name: &str) -> Result<Hired<E>> {

@@ -7,6 +7,7 @@ use crate::{
         registry::{
             Hireable,
             serving::{Serving, Stock},
+            smaller::Smaller,
             voices,
         },
         remote::Remote,
@@ -19,6 +20,10 @@ impl Hireable for Asr {
 
     fn serving(stock: &Stock<'_>) -> Result<Serving> {
         stock.transcriber(stock.model(Task::Transcribe)?)
+    }
+
+    fn smaller(stock: &Stock<'_>, wanted: &Serving) -> Result<Smaller> {
+        stock.smaller_transcribers(wanted)
     }
 
     fn elsewhere(remote: &Remote, model: &str) -> Result<Asr> {

@@ -146,6 +146,10 @@ impl Shelf {
         lock(&self.running).iter().map(|(key, loaded)| (key.clone(), loaded.clone())).collect()
     }
 
+    pub(super) fn is_running(&self, key: &ModelKey) -> bool {
+        lock(&self.running).contains_key(key)
+    }
+
     /// Its host is about to go, and with it what it knows of deaths.
     fn remember_deaths(&self, key: &ModelKey, vitals: &Vitals) {
         if let Some(until) = vitals.quarantined_until.filter(|until| *until > Instant::now()) {
@@ -236,6 +240,7 @@ mod tests {
             priority: Priority::Live,
             resident: false,
             yields: false,
+            instead_of: None,
         };
         shelf.put(&key, Recipe::of(AsrSpec::TestEcho));
         let vitals = |left: Duration| Vitals {

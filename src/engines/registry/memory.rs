@@ -77,6 +77,16 @@ impl Memory {
         Ok(self.pool(provider)?.manager.ledger().budget.limit)
     }
 
+    /// Whether it is in memory now, by the name of its provider.
+    pub(super) fn is_loaded(&self, key: &ModelKey) -> bool {
+        self.pools.iter().any(|pool| pool.shelf.is_running(key))
+    }
+
+    /// It could not do a job for want of memory: what it holds comes back.
+    pub(super) fn give_up(&self, key: &ModelKey) {
+        self.pools.iter().filter(|pool| pool.shelf.is_running(key)).for_each(|pool| pool.manager.died(key));
+    }
+
     pub(super) async fn lease(&self, provider: Provider, need: Need) -> Result<Lease<Loaded>> {
         self.pool(provider)?.manager.lease(need).await
     }

@@ -5,8 +5,11 @@ mod hire;
 mod kinds;
 mod loader;
 mod memory;
+mod place;
 mod plans;
 mod serving;
+mod shortages;
+mod smaller;
 mod status;
 mod tensorrt;
 #[cfg(test)]
@@ -45,6 +48,7 @@ pub use loader::Hosting;
 use loader::Loaded;
 use memory::Memory;
 use serving::{Serving, Stock};
+use shortages::Shortages;
 pub use status::{TaskState, TaskStatus};
 
 /// Where the files of engines are looked for, and where engines run.
@@ -92,6 +96,7 @@ struct Inner {
     elsewhere: sync::Mutex<BTreeMap<Task, Loaded>>,
     /// Why a task that is installed does not run, until it does.
     failures: Mutex<BTreeMap<Task, String>>,
+    shortages: Mutex<Shortages>,
 }
 
 impl Registry {
@@ -115,6 +120,7 @@ impl Registry {
             remotes,
             elsewhere: sync::Mutex::default(),
             failures: Mutex::default(),
+            shortages: Mutex::default(),
         }))
     }
 
@@ -284,5 +290,5 @@ impl Registry {
     }
 }
 
-/// How the reason begins when a task runs elsewhere than the settings want it first.
-const INSTEAD: &str = "runs on ";
+/// How the reason begins when a task runs elsewhere, or in another variant, than the settings want it first.
+const INSTEAD: &str = "runs ";

@@ -9,6 +9,8 @@ use std::{
 
 use serde_json::Value;
 
+#[cfg(any(test, feature = "test-engine"))]
+use crate::engines::echo;
 use crate::{
     base::{Error, Kind, Result},
     engines::{
@@ -132,8 +134,11 @@ impl<'a> Stock<'a> {
     }
 
     pub(super) fn transcriber(&self, model: &str) -> Result<Serving> {
+        self.transcriber_in(model, self.settings.variants_for(Task::Transcribe).first().copied())
+    }
+
+    pub(super) fn transcriber_in(&self, model: &str, variant: Option<&str>) -> Result<Serving> {
         let task = Task::Transcribe;
-        let variant = self.settings.variant_for(task);
         let mut providers = self.settings.providers_for(task);
         let mut beside = None;
         let (variant, appetite, checked, built_of) = match model {
@@ -142,6 +147,13 @@ impl<'a> Stock<'a> {
                 let spec = if model == "test-count" { AsrSpec::TestCount } else { AsrSpec::TestEcho };
                 let recipe = BuiltOf::Recipe(Recipe::of(spec));
                 ("only".to_owned(), Appetite::new(1 << 20, &catalogue::Memory::default()), None, recipe)
+            }
+            #[cfg(any(test, feature = "test-engine"))]
+            echo::LARGE => {
+                let variant = variant.unwrap_or(echo::SIZES[0]);
+                let appetite = Appetite::new(echo::weight(variant)?, &catalogue::Memory::default());
+                let recipe = BuiltOf::Recipe(Recipe::of(AsrSpec::TestLarge(variant.to_owned())));
+                (variant.to_owned(), appetite, None, recipe)
             }
             _ => {
                 let places = &self.places.models;
@@ -264,6 +276,9 @@ fn below(places: &[PathBuf], model: &str) -> Vec<PathBuf> {
     places.iter().map(|place| place.join(model)).collect()
 }
 
+/// The precisions that a bare folder may have.
+pub(super) const PRECISIONS: [&str; 8] = ["fp32", "fp16", "q8", "int8", "uint8", "q4", "q4f16", "bnb4"];
+
 /// How the published exports name their precisions.
 fn suffix_of(variant: &str) -> Result<String> {
     Ok(match variant {
@@ -275,8 +290,7 @@ fn suffix_of(variant: &str) -> Result<String> {
                 .hint("write an entry of your own with `plans.encoder`; models/README.md shows one"));
         }
         _ => {
-            return Err(Error::invalid(format!("there is no precision `{variant}`"))
-                .hint("fp32, fp16, int8, uint8, q8, q4, q4f16 or bnb4"));
+            return Err(Error::invalid(format!("there is no precision `{variant}`")).hint(PRECISIONS.join(", ")));
         }
     })
 }

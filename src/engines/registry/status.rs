@@ -10,7 +10,7 @@ use crate::{
         remote::{Remote, RemoteHealth, RemoteState},
     },
     flow::Task,
-    models::{Ledger, Phase},
+    models::{Ledger, LedgerModel, Phase},
     settings::Provider,
 };
 
@@ -87,8 +87,11 @@ impl Registry {
             status.device = Some("cpu".to_owned());
             status.state = *lock(&self.0.voice_state);
         } else if let Ok(serving) = kinds::serving(task, &self.stock()) {
-            let rows = || ledgers.iter().flat_map(|ledger| &ledger.models).filter(|row| row.key.model == serving.model);
-            let row = rows().find(|row| row.state == Phase::Ready).or_else(|| rows().next());
+            let is_wanted = |row: &LedgerModel| row.key.variant == serving.variant;
+            let rows = ledgers.iter().flat_map(|ledger| &ledger.models).filter(|row| row.key.model == serving.model);
+            // Another engine of the model is none of this task's.
+            let rows = rows.filter(|row| is_wanted(row) || row.instead_of.is_some());
+            let row = rows.min_by_key(|row| (row.state != Phase::Ready, !is_wanted(row)));
             status.state = match row.map(|row| row.state) {
                 Some(Phase::Ready) => TaskState::Ready,
                 Some(Phase::Loading) => TaskState::Loading,
@@ -98,7 +101,7 @@ impl Registry {
             let provider = row.map(|row| row.key.provider.clone()).or(wanted);
             status.device = provider.as_ref().map(|name| if name == "cpu" { "cpu" } else { "gpu" }.to_owned());
             status.provider = provider;
-            status.variant = Some(serving.variant);
+            status.variant = row.map(|row| row.key.variant.clone()).or(Some(serving.variant));
         }
         let fails = failure.is_some_and(|reason| !reason.starts_with(INSTEAD));
         let works = status.state == TaskState::Ready || !fails;

@@ -127,7 +127,15 @@ impl Registry {
         let memory = self.memory()?;
         memory.shelf(provider)?.put(&key, recipe);
         let (estimate_bytes, priority) = (BUILD_BYTES, Priority::Batch);
-        let need = Need { key, estimate_bytes, workspace_bytes: 0, priority, resident: false, yields: false };
+        let need = Need {
+            key,
+            estimate_bytes,
+            workspace_bytes: 0,
+            priority,
+            resident: false,
+            yields: false,
+            instead_of: None,
+        };
         let lease = memory.lease(provider, need).await?;
         Hired::leased(lease)
     }

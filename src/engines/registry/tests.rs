@@ -6,6 +6,7 @@ use super::*;
 use crate::{
     device::{self, MemoryKind},
     flow::Priority::Live,
+    models::Phase,
     settings::{Sources, load},
 };
 
@@ -90,6 +91,128 @@ async fn where_the_card_has_no_room_the_next_provider_serves_and_health_says_why
     assert!(status.reason.unwrap().contains("models may take 0 B"));
     both.close().await;
     alone.close().await;
+}
+
+/// The tests' model has three variants: the device has no memory to load the first, nor for the second to work in.
+fn large(sets: &[&str]) -> Registry {
+    registry(&[&["tasks.transcribe.model=test-large", "store.dir=/nowhere/vigia-test"][..], sets].concat(), None)
+}
+
+fn rows(registry: &Registry) -> Vec<(String, Option<String>)> {
+    let ledgers = registry.ledgers();
+    let rows = ledgers.iter().flat_map(|ledger| &ledger.models);
+    rows.map(|row| (row.key.variant.clone(), row.instead_of.clone())).collect()
+}
+
+#[tokio::test]
+async fn where_memory_is_short_the_next_smaller_variant_serves_and_everybody_is_told() {
+    let registry = large(&["tasks.transcribe.resident=true"]);
+    registry.begin(&with_card(0));
+    let mut states = registry.model_states().pop().unwrap();
+    let first = registry.hire::<Asr>(Live).await.unwrap_or_else(|error| panic!("{}", error.full()));
+    let status = transcription(&registry);
+    assert_eq!((status.state, status.variant.as_deref()), (TaskState::Ready, Some("fp16")));
+    let reason = status.reason.unwrap();
+    assert!(
+        reason.starts_with("runs as fp16 on cpu: the device has no memory for test-large (fp32 on cpu)"),
+        "{reason}"
+    );
+    assert!(reason.contains("CUDA failure 2: out of memory"), "{reason}");
+    let instead = Some("fp32 on cpu".to_owned());
+    assert_eq!(rows(&registry), [("fp16".to_owned(), instead.clone())]);
+
+    let ask = crate::engines::TranscribeAsk::of(vec![0.5; 16_000].into(), "es");
+    let error = first.ask(ask.clone()).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::OverBudget, "{}", error.full());
+    assert!(registry.ran_out(first, Live, &error), "one is left");
+    let second = registry.hire::<Asr>(Live).await.unwrap();
+    assert_eq!(second.ask(ask).await.unwrap().len(), 1);
+    let status = transcription(&registry);
+    assert_eq!(status.variant.as_deref(), Some("q8"));
+    assert!(status.reason.unwrap().starts_with("runs as q8 on cpu: the device has no memory for"));
+
+    let mut told = Vec::new();
+    while let Ok(state) = states.try_recv() {
+        told.push((state.key.variant, state.state, state.instead_of));
+    }
+    assert!(told.contains(&("fp32".to_owned(), Phase::Failed, None)), "{told:?}");
+    assert!(told.contains(&("fp16".to_owned(), Phase::Ready, instead.clone())), "{told:?}");
+    assert!(told.contains(&("q8".to_owned(), Phase::Ready, instead)), "{told:?}");
+    drop(second);
+    registry.close().await;
+}
+
+#[tokio::test]
+async fn what_there_was_no_memory_for_is_not_tried_at_every_ask() {
+    let registry = large(&["tasks.transcribe.variant=fp32,q8"]);
+    registry.begin(&with_card(0));
+    let mut states = registry.model_states().pop().unwrap();
+    let mut loads = || {
+        let told = std::iter::from_fn(|| states.try_recv().ok());
+        told.filter(|it| it.state == Phase::Loading).map(|it| it.key.variant).collect::<Vec<_>>()
+    };
+    drop(registry.hire::<Asr>(Live).await.unwrap());
+    assert_eq!(loads(), ["fp32", "q8"], "fp16 is not permitted");
+    for _ in 0..3 {
+        drop(registry.hire::<Asr>(Live).await.unwrap());
+        assert!(loads().is_empty());
+    }
+    registry.unload("test-large").await.unwrap();
+    drop(registry.hire::<Asr>(Live).await.unwrap());
+    assert_eq!(loads(), ["q8"], "not so soon");
+    registry.close().await;
+
+    let registry = large(&["memory.retry_secs=1"]);
+    registry.begin(&with_card(0));
+    drop(registry.hire::<Asr>(Live).await.unwrap());
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    loop {
+        drop(registry.hire::<Asr>(Live).await.unwrap());
+        assert_eq!(transcription(&registry).variant.as_deref(), Some("fp16"), "what stands in is left in peace");
+        registry.unload("test-large").await.unwrap();
+        let mut states = registry.model_states().pop().unwrap();
+        drop(registry.hire::<Asr>(Live).await.unwrap());
+        if states.try_recv().unwrap().key.variant == "fp32" {
+            break;
+        }
+        assert!(std::time::Instant::now() < deadline, "it is never tried again");
+    }
+    registry.close().await;
+}
+
+#[tokio::test]
+async fn a_variant_that_is_named_alone_has_no_other_in_its_place() {
+    let registry = large(&["tasks.transcribe.variant=fp32"]);
+    registry.begin(&with_card(0));
+    for _ in 0..2 {
+        let error = registry.hire::<Asr>(Live).await.err().unwrap();
+        assert_eq!(error.kind(), Kind::OverBudget);
+        assert!(error.hint_text().unwrap().contains("permits fp32 alone"), "{}", error.full());
+    }
+    let status = transcription(&registry);
+    assert_eq!((status.state, status.variant.as_deref()), (TaskState::Unavailable, Some("fp32")));
+    registry.close().await;
+    let registry = large(&["tasks.transcribe.variant=fp16"]);
+    registry.begin(&with_card(0));
+    let asr = registry.hire::<Asr>(Live).await.unwrap();
+    let error = asr.ask(crate::engines::TranscribeAsk::of(vec![0.5; 160].into(), "es")).await.unwrap_err();
+    assert!(!registry.ran_out(asr, Live, &error), "nothing else may serve");
+    drop(registry.hire::<Asr>(Live).await.unwrap_or_else(|error| panic!("built anew: {}", error.full())));
+    registry.close().await;
+}
+
+#[tokio::test]
+async fn smaller_variants_come_before_the_next_provider_and_after_them_the_best_one_again() {
+    let registry = large(&["providers.order=[\"cuda\", \"cpu\"]", "tasks.transcribe.variant=fp16,q8"]);
+    // No room on the card at all.
+    registry.begin(&with_card(64 << 20));
+    drop(registry.hire::<Asr>(Live).await.unwrap_or_else(|error| panic!("{}", error.full())));
+    let status = transcription(&registry);
+    assert_eq!((status.variant.as_deref(), status.provider.as_deref()), (Some("fp16"), Some("cpu")));
+    let reason = status.reason.unwrap();
+    assert!(reason.starts_with("runs on cpu: test-large (fp16 on cuda) needs"), "{reason}");
+    assert_eq!(rows(&registry), [("fp16".to_owned(), Some("fp16 on cuda".to_owned()))]);
+    registry.close().await;
 }
 
 #[tokio::test]

@@ -128,7 +128,7 @@ impl<L: Loader> Run<L> {
                 self.step(Event::Gone(ticket), None);
             }
             News::Died(key) => {
-                log::warn!("{key} ended by itself");
+                log::warn!("{key} has ended, or is given up");
                 self.step(Event::Died(key), None);
             }
             News::Foreign(bytes) => self.foreign_is(bytes),
@@ -266,7 +266,8 @@ impl<L: Loader> Run<L> {
             Phase::Unloaded | Phase::Failed => 0,
             Phase::Loading | Phase::Ready | Phase::Unloading => self.plan.model(key).map_or(0, |model| model.bytes),
         };
-        self.untold.push(ModelState { key: key.clone(), state, bytes, progress });
+        let instead_of = self.plan.model(key).and_then(|model| model.need.instead_of.clone());
+        self.untold.push(ModelState { key: key.clone(), state, bytes, progress, instead_of });
     }
 
     fn keep_cost(&self, key: &ModelKey) {
@@ -355,6 +356,7 @@ fn picture(plan: &Plan, budget: &Budget, foreign: u64, at: Duration) -> Ledger {
         measured: plan.seen(key).map_or(0, |seen| seen.most.min(model.bytes)),
         leases: model.leases.len(),
         resident: model.resident.is_some(),
+        instead_of: model.need.instead_of.clone(),
         idle_secs: model.is_idle().then(|| at.saturating_sub(model.last_used).as_secs()),
     });
     let models: Vec<LedgerModel> = models.collect();

@@ -107,7 +107,7 @@ fn key(model: &str) -> ModelKey {
 
 fn need(model: &str, mib: u64, priority: Priority) -> Need {
     let (estimate_bytes, yields) = (mib * MIB, priority == Batch);
-    Need { key: key(model), estimate_bytes, workspace_bytes: 0, priority, resident: false, yields }
+    Need { key: key(model), estimate_bytes, workspace_bytes: 0, priority, resident: false, yields, instead_of: None }
 }
 
 impl Rig {

@@ -67,7 +67,8 @@ fn need(model: u64, priority: Priority, resident: bool, yields: bool) -> Need {
     let key = ModelKey { model: model.to_string(), variant: "only".to_owned(), provider: "cpu".to_owned() };
     let workspace_bytes = WORKSPACE.min(model);
     let estimate_bytes = model + 1 - workspace_bytes;
-    Need { key, estimate_bytes, workspace_bytes, priority, resident, yields: yields && priority == Priority::Batch }
+    let yields = yields && priority == Priority::Batch;
+    Need { key, estimate_bytes, workspace_bytes, priority, resident, yields, instead_of: None }
 }
 
 /// What the world knows by the plan's actions alone.

@@ -22,7 +22,15 @@ fn key(model: &str) -> ModelKey {
 }
 
 fn need(model: &str, bytes: u64, priority: Priority) -> Need {
-    Need { key: key(model), estimate_bytes: bytes, workspace_bytes: 0, priority, resident: false, yields: false }
+    Need {
+        key: key(model),
+        estimate_bytes: bytes,
+        workspace_bytes: 0,
+        priority,
+        resident: false,
+        yields: false,
+        instead_of: None,
+    }
 }
 
 fn resident(model: &str, bytes: u64, priority: Priority) -> Need {

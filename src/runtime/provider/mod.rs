@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::settings::{ConvSearch, Provider};
 use crate::{
-    base::{ByteSize, Error, Kind, Result},
+    base::{ByteSize, Error, Result},
     runtime::{Runtime, driver},
     settings::Providers,
 };
@@ -196,31 +196,6 @@ pub(super) fn register(
         .map_err(|error| missing::explained(provider, &error.to_string(), runtime.library()))
 }
 
-/// What opening a graph failed with: out of memory has a kind of its own, because others can make room.
-pub(super) fn open_error(path: &Path, text: &str) -> Error {
-    let error = if is_out_of_memory(text) {
-        Error::new(Kind::OverBudget, format!("there is not enough memory to load the model {}", path.display()))
-            .hint("unload another model, choose a smaller variant, or lower what else runs on this device")
-    } else {
-        Error::unavailable(format!("the model {} cannot be opened", path.display()))
-            .hint("check the file, or remove its folder and fetch it again")
-    };
-    error.cause(text.to_owned())
-}
-
-/// As ONNX Runtime, CUDA, cuBLAS and TensorRT put it.
-pub(super) fn is_out_of_memory(text: &str) -> bool {
-    const SIGNS: [&str; 6] = [
-        "out of memory",
-        "CUDA failure 2:",
-        "Failed to allocate memory",
-        "CUBLAS_STATUS_ALLOC_FAILED",
-        "OutOfMemory",
-        "bad_alloc",
-    ];
-    SIGNS.iter().any(|sign| text.contains(sign))
-}
-
 impl Runtime {
     /// Whether a provider starts on this machine, by starting it.
     pub fn try_provider(&self, options: &ProviderOptions) -> Result<()> {
@@ -233,7 +208,10 @@ impl Runtime {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::settings::{DEFAULTS, Settings};
+    use crate::{
+        base::Kind,
+        settings::{DEFAULTS, Settings},
+    };
 
     fn defaults() -> Providers {
         toml::from_str::<Settings>(DEFAULTS).unwrap().providers
@@ -277,18 +255,5 @@ mod tests {
         let folder = Path::new(std::ffi::OsStr::from_bytes(b"/e\xff"));
         let options = ProviderOptions::new(Provider::TensorRt, &defaults(), Some(folder));
         assert_eq!(options.registrations().err().unwrap().kind(), Kind::Invalid);
-    }
-
-    #[test]
-    fn out_of_memory_has_its_own_kind() {
-        let path = Path::new("m.onnx");
-        for text in
-            ["CUDA failure 2: out of memory ; GPU=0", "Failed to allocate memory for requested buffer of size 9"]
-        {
-            assert_eq!(open_error(path, text).kind(), Kind::OverBudget, "{text}");
-        }
-        let error = open_error(path, "Protobuf parsing failed.");
-        assert_eq!(error.kind(), Kind::Unavailable);
-        assert!(error.full().contains("Protobuf parsing failed"), "{}", error.full());
     }
 }

@@ -16,7 +16,7 @@
 use std::path::Path;
 
 use crate::{
-    base::{Error, Result},
+    base::{Error, Kind, Result},
     engines::asr::whisper::{
         files::{ModelFiles, wrong},
         spec::WhisperSpec,
@@ -49,6 +49,8 @@ impl Encoder {
         let (graph, refused) = match changed {
             Ok(Some(graph)) => (graph, None),
             Ok(None) => (spec.open(runtime, &spec.encoder, name, true)?, None),
+            // As published it takes more.
+            Err(why) if why.kind() == Kind::OverBudget => return Err(why),
             // What is wrong with the file itself is said by this.
             Err(why) => (spec.open(runtime, &spec.encoder, name, true)?, Some(why)),
         };
@@ -153,6 +155,7 @@ impl DecoderGraphs {
             let refused = match DecoderGraphs::apart(spec, runtime, files, merged) {
                 Ok(Some(graphs)) => return Ok(graphs),
                 Ok(None) => None,
+                Err(why) if why.kind() == Kind::OverBudget => return Err(why),
                 Err(why) => Some(why),
             };
             let first = open(merged)?;
@@ -165,6 +168,7 @@ impl DecoderGraphs {
         let refused = match DecoderGraphs::joined(spec, runtime, files, split, with_past) {
             Ok(Some(graphs)) => return Ok(graphs),
             Ok(None) => None,
+            Err(why) if why.kind() == Kind::OverBudget => return Err(why),
             Err(why) => Some(why),
         };
         let (first, later) = (open(split)?, open(with_past)?);
@@ -354,7 +358,6 @@ mod tests {
 
     use super::*;
     use crate::{
-        base::Kind,
         engines::{
             Cancel, TranscribeAsk, Transcriber,
             asr::whisper::{
