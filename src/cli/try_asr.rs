@@ -23,7 +23,7 @@ use crate::{
     },
     flow::{Pcm, SAMPLE_RATE_HZ},
     runtime,
-    segment::Windows,
+    segment::{Voiced, Windows},
     settings::Settings,
 };
 
@@ -128,7 +128,7 @@ impl TryAsr {
             (false, LongForm::Sequential) => self.sequential(&mut whisper, pcm)?,
             (false, LongForm::Vad) => {
                 let mut detector = Registry::new(settings, places).open_silero(1)?;
-                self.by_speech(&mut whisper, pcm, &vad::probabilities(&mut detector, pcm)?)?
+                self.by_speech(&mut whisper, pcm, vad::hear(&mut detector, pcm)?)?
             }
         };
         Ok(object(&tried, &self.language))
@@ -181,10 +181,9 @@ impl TryAsr {
         Ok(tried)
     }
 
-    fn by_speech(&self, whisper: &mut Whisper, pcm: &Pcm, probabilities: &[f32]) -> Result<Tried> {
+    fn by_speech(&self, whisper: &mut Whisper, pcm: &Pcm, heard: Vec<Voiced>) -> Result<Tried> {
         let mut machine = BySpeech::new(self.ask(), Windows::default(), 1, Guards::NONE);
-        // Without guards nobody asks how loud it was.
-        probabilities.iter().for_each(|probability| machine.hear(*probability, true));
+        heard.into_iter().for_each(|voiced| machine.hear(voiced));
         machine.finish(pcm.len() as u64);
         let mut tried = Tried { pieces: Vec::new(), segments: Vec::new() };
         while let Some(request) = machine.request() {

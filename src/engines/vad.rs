@@ -8,7 +8,7 @@ use crate::{
     base::{Error, Result},
     engines::{VoiceDetector, VoiceFrame, VoiceState},
     runtime::{Graph, GraphOptions, Runtime, View},
-    segment::speech::FRAME,
+    segment::{Voiced, speech::FRAME},
 };
 
 /// The graph's name in its folder, as the wheel `silero-vad` has it.
@@ -79,10 +79,15 @@ impl VoiceDetector for Silero {
     }
 }
 
-/// The probabilities of a whole recording; its last frame is filled up with silence.
+/// The probabilities of a whole recording.
 pub fn probabilities(detector: &mut dyn VoiceDetector, samples: &[f32]) -> Result<Vec<f32>> {
+    Ok(hear(detector, samples)?.into_iter().map(|voiced| voiced.probability).collect())
+}
+
+/// The frames of a whole recording; its last one is filled up with silence.
+pub fn hear(detector: &mut dyn VoiceDetector, samples: &[f32]) -> Result<Vec<Voiced>> {
     let mut state = VoiceState::default();
-    let mut probabilities = Vec::with_capacity(samples.len() / FRAME as usize + 1);
+    let mut heard = Vec::with_capacity(samples.len() / FRAME as usize + 1);
     let mut padded = [0.0; FRAME as usize];
     for chunk in samples.chunks(FRAME as usize) {
         let frame = if chunk.len() == FRAME as usize {
@@ -93,7 +98,7 @@ pub fn probabilities(detector: &mut dyn VoiceDetector, samples: &[f32]) -> Resul
         };
         let mut frames = [VoiceFrame { samples: frame, state: &mut state, probability: 0.0 }];
         detector.detect(&mut frames)?;
-        probabilities.push(frames[0].probability);
+        heard.push(Voiced::new(frames[0].probability, frame));
     }
-    Ok(probabilities)
+    Ok(heard)
 }

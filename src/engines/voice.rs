@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use crate::{
     base::{Error, Result, lock},
     engines::{VoiceDetector, VoiceFrame, VoiceState},
-    segment::speech::FRAME,
+    segment::{Voiced, speech::FRAME},
     telemetry::events::{VadBatchDone, emit},
 };
 
@@ -41,7 +41,7 @@ impl Default for VoiceLimits {
 #[derive(Debug)]
 pub enum Heard<'a> {
     Frame {
-        probability: f32,
+        voiced: Voiced,
         /// What the detector remembers after this frame.
         state: &'a VoiceState,
     },
@@ -314,9 +314,9 @@ impl<B: Fn() -> Result<Box<dyn VoiceDetector>>> Listener<B> {
     }
 
     fn deliver(&self, turn: Turn) {
-        let Turn { stream, mut desk, last, empty, probability, .. } = turn;
+        let Turn { stream, mut desk, last, empty, probability, samples } = turn;
         if !empty {
-            (desk.sink)(Heard::Frame { probability, state: &desk.state });
+            (desk.sink)(Heard::Frame { voiced: Voiced::new(probability, &samples), state: &desk.state });
         }
         if last {
             (desk.sink)(Heard::End);
@@ -421,7 +421,9 @@ mod tests {
         let (sender, receiver) = mpsc::channel();
         let sink = move |heard: Heard<'_>| {
             let told = match heard {
-                Heard::Frame { probability, state } => Told::Frame { probability, state: Box::new(state.clone()) },
+                Heard::Frame { voiced, state } => {
+                    Told::Frame { probability: voiced.probability, state: Box::new(state.clone()) }
+                }
                 Heard::End => Told::End,
                 Heard::Failed(error) => Told::Failed(error),
             };

@@ -16,7 +16,7 @@ use crate::{
     flow::{Priority, TextSegment, Warning, audio::samples_to_secs},
     jobs::{Ask, Overhearing, Queue},
     media::FileStream,
-    segment::{Tape, Windows, is_loud, speech::FRAME},
+    segment::{Tape, Voiced, Windows, speech::FRAME},
 };
 
 /// Frames that are heard at a time: one second. More would only make the memory larger.
@@ -192,10 +192,7 @@ impl<'a> Work<'a> {
     async fn hear(&mut self, samples: &[f32]) -> Result<()> {
         self.heard += samples.len() as u64;
         self.tape.push(samples);
-        let probabilities = self.ears.hear(samples).await?;
-        for (probability, frame) in probabilities.into_iter().zip(samples.chunks(FRAME_LEN)) {
-            self.machine.hear(probability, is_loud(frame));
-        }
+        self.ears.hear(samples).await?.into_iter().for_each(|voiced| self.machine.hear(voiced));
         self.transcribe_windows().await?;
         self.tape.forget_before(self.machine.needed_from());
         // After the first window has found its place: a queue that is full refuses the recording at the door.
@@ -211,10 +208,7 @@ impl<'a> Work<'a> {
         // A last part of a frame is filled up with silence, so that it is heard as well.
         let mut filled = rest.to_vec();
         filled.resize(rest.len().next_multiple_of(FRAME_LEN), 0.0);
-        let probabilities = self.ears.hear(&filled).await?;
-        for (probability, frame) in probabilities.into_iter().zip(filled.chunks(FRAME_LEN)) {
-            self.machine.hear(probability, is_loud(frame));
-        }
+        self.ears.hear(&filled).await?.into_iter().for_each(|voiced| self.machine.hear(voiced));
         self.machine.finish(self.heard);
         self.transcribe_windows().await?;
         let spoken = match self.speakers.take() {
@@ -305,8 +299,8 @@ fn rounded(secs: f64) -> f64 {
 /// A recording's stream to the voice detector, in lockstep: what is handed in is heard before more comes.
 struct Ears {
     stream: VoiceStream,
-    /// The probability of each frame; nothing more after an error.
-    heard: mpsc::Receiver<Result<f32>>,
+    /// Each frame; nothing more after an error.
+    heard: mpsc::Receiver<Result<Voiced>>,
 }
 
 impl Ears {
@@ -315,7 +309,7 @@ impl Ears {
         let (sink, heard) = mpsc::channel(2 * FRAMES_AT_A_TIME);
         let hear = move |heard: Heard<'_>| {
             let told = match heard {
-                Heard::Frame { probability, .. } => Ok(probability),
+                Heard::Frame { voiced, .. } => Ok(voiced),
                 Heard::Failed(error) => Err(error),
                 // Nobody ends these streams.
                 Heard::End => return,
@@ -328,17 +322,17 @@ impl Ears {
         Ears { stream, heard }
     }
 
-    /// The probabilities of whole frames.
-    async fn hear(&mut self, samples: &[f32]) -> Result<Vec<f32>> {
-        let mut probabilities = Vec::with_capacity(samples.len() / FRAME_LEN);
+    /// Whole frames.
+    async fn hear(&mut self, samples: &[f32]) -> Result<Vec<Voiced>> {
+        let mut frames = Vec::with_capacity(samples.len() / FRAME_LEN);
         for chunk in samples.chunks(FRAMES_AT_A_TIME * FRAME_LEN) {
             self.stream.push(chunk);
             for _ in 0..chunk.len() / FRAME_LEN {
                 let late = |_| Error::new(Kind::Timeout, "the voice detector does not answer");
                 let heard = timeout(HEAR_LIMIT, self.heard.recv()).await.map_err(late)?;
-                probabilities.push(heard.ok_or_else(|| Error::internal("the voice detector has ended"))??);
+                frames.push(heard.ok_or_else(|| Error::internal("the voice detector has ended"))??);
             }
         }
-        Ok(probabilities)
+        Ok(frames)
     }
 }

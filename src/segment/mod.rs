@@ -5,6 +5,7 @@ pub mod agreement;
 pub mod language;
 pub mod speech;
 pub mod tape;
+mod voiced;
 mod windows;
 mod wording;
 
@@ -12,4 +13,5 @@ pub use agreement::{CommitRule, Committer, Fit, ReadWord, Reading, Shown};
 pub use language::{Likelihood, SessionLanguage};
 pub use speech::{Live, LiveState, Offline, Rules, Span, Speaking, SpeechEvent};
 pub use tape::Tape;
-pub use windows::{Window, Windows, is_loud};
+pub use voiced::Voiced;
+pub use windows::{Window, Windows};

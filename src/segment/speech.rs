@@ -6,6 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::voiced::{Certainty, Voiced, are_near, is_speech};
 use crate::flow::SAMPLE_RATE_HZ;
 
 /// Samples of one frame.
@@ -231,6 +232,12 @@ pub struct LiveState {
     /// Of this quiet, that speech may be over was said already.
     settled: bool,
     longest_pause: Option<Span>,
+    /// Of what began at `start`.
+    certainty: Certainty,
+    /// It is known to be speech, and stays so: its text may be shown already.
+    believed: bool,
+    /// The last segment that was speech whatever was near to it.
+    spoken: Option<Span>,
 }
 
 /// Speech that is going on.
@@ -269,15 +276,16 @@ impl Live {
         self.now
     }
 
-    /// Takes the next frame's probability; says up to two things.
-    pub fn push(&mut self, probability: f32, mut say: impl FnMut(SpeechEvent)) {
+    /// Takes the next frame; says up to two things.
+    pub fn push(&mut self, voiced: Voiced, mut say: impl FnMut(SpeechEvent)) {
+        let probability = voiced.probability;
         // The reference counts the position after the frame.
         let now = (self.now.frames + 1) * FRAME;
         self.now.frames += 1;
-        let loud = probability >= self.rules.threshold;
+        let likely = probability >= self.rules.threshold;
 
         // 1. Speech goes on after a pause: remember the longest as the place to cut.
-        if loud && let Some(since) = self.now.quiet_since.take() {
+        if likely && let Some(since) = self.now.quiet_since.take() {
             self.now.settled = false;
             let pause = Span { start: since, end: now };
             let best = self.now.longest_pause.map_or(CUT_SILENCE, |best| best.len());
@@ -287,13 +295,19 @@ impl Live {
         }
         // 2. Speech begins.
         let Some(start) = self.now.start else {
-            if loud {
+            if likely {
                 let at = now.saturating_sub(self.rules.pad + FRAME);
                 self.now.start = Some(at);
+                (self.now.certainty, self.now.believed) = (Certainty::default(), false);
+                self.now.certainty.add(voiced);
                 say(SpeechEvent::Start { at });
             }
             return;
         };
+        if probability >= self.rules.exit {
+            self.now.certainty.add(voiced);
+        }
+        self.now.believed |= self.is_believable(Span { start, end: now });
         // 3. Too long: cut at the longest pause, or here if there was none; they are still speaking.
         if now - start > self.rules.cut_after() {
             let (end, next) = match self.now.longest_pause.take() {
@@ -303,7 +317,7 @@ impl Live {
                 }
                 None => (now, now),
             };
-            say(SpeechEvent::Segment(Span { start, end }));
+            self.segment(Span { start, end }, &mut say);
             self.now.start = Some(next);
             // What was said of a pause was said of another segment.
             self.now.settled = false;
@@ -316,7 +330,7 @@ impl Live {
             } else if now - since >= self.rules.settle && !self.now.settled {
                 self.now.settled = true;
                 let span = Span { start: self.now.start.unwrap_or(start), end: self.end_after(since) };
-                if span.end > span.start && span.len() > self.rules.min_speech {
+                if self.is_segment(span) {
                     say(SpeechEvent::Pause(span));
                 }
             }
@@ -331,9 +345,9 @@ impl Live {
         }
     }
 
-    /// The speech that is going on.
+    /// The speech that is going on; None as well of a sound that is not yet known to be speech.
     pub fn speaking(&self) -> Option<Speaking> {
-        let since = self.now.start?;
+        let since = self.now.start.filter(|_| self.now.believed)?;
         // A longer pause takes the place of an earlier one, never the other way round.
         let quiet = self.now.quiet_since.filter(|quiet| self.may_cut_at(*quiet));
         let pause = self.now.longest_pause.map(|pause| pause.start).or(quiet);
@@ -355,16 +369,32 @@ impl Live {
 
     fn end_at(&mut self, end: u64, say: &mut impl FnMut(SpeechEvent)) {
         if let Some(start) = self.now.start.take() {
-            // A click or a cough is voice activity, but nothing to transcribe. The pad at the start is no speech.
             let span = Span { start, end: end.max(start) };
-            if span.len() > self.rules.min_speech {
-                say(SpeechEvent::Segment(span));
-            }
+            self.segment(span, say);
             say(SpeechEvent::End { at: span.end });
         }
         self.now.quiet_since = None;
         self.now.settled = false;
         self.now.longest_pause = None;
+    }
+
+    fn segment(&mut self, span: Span, say: &mut impl FnMut(SpeechEvent)) {
+        if self.is_segment(span) {
+            say(SpeechEvent::Segment(span));
+        }
+        if is_speech(span, self.now.certainty) {
+            self.now.spoken = Some(span);
+        }
+    }
+
+    /// A click, a cough or a note is voice activity, but nothing to transcribe. The pad at the start is no speech.
+    fn is_segment(&self, span: Span) -> bool {
+        span.end > span.start && span.len() > self.rules.min_speech && self.now.believed
+    }
+
+    fn is_believable(&self, span: Span) -> bool {
+        let near = self.now.spoken.is_some_and(|spoken| are_near(spoken, span));
+        near || span.len() > self.rules.min_speech && is_speech(span, self.now.certainty)
     }
 }
 
@@ -416,7 +446,7 @@ mod tests {
             let mut live = Live::new(Rules::new(0.5, 0.15, 250, silence, 30));
             let mut said = Vec::new();
             for probability in probabilities(case) {
-                live.push(probability, |event| match event {
+                live.push(Voiced::faint(probability), |event| match event {
                     SpeechEvent::Start { at } => said.push(("start", at)),
                     SpeechEvent::End { at } => said.push(("end", at)),
                     SpeechEvent::Segment(_) | SpeechEvent::Pause(_) => {}
@@ -436,17 +466,60 @@ mod tests {
     }
 
     fn live_segments(rules: Rules, probabilities: &[f32]) -> (Vec<Span>, Vec<SpeechEvent>) {
+        live_heard(rules, &probabilities.iter().map(|it| Voiced::faint(*it)).collect::<Vec<_>>())
+    }
+
+    fn live_heard(rules: Rules, heard: &[Voiced]) -> (Vec<Span>, Vec<SpeechEvent>) {
         let mut live = Live::new(rules);
         let mut all = Vec::new();
-        for probability in probabilities {
-            live.push(*probability, |event| all.push(event));
-        }
-        live.finish(probabilities.len() as u64 * FRAME, |event| all.push(event));
+        heard.iter().for_each(|voiced| live.push(*voiced, |event| all.push(event)));
+        live.finish(heard.len() as u64 * FRAME, |event| all.push(event));
         let segments = all.iter().filter_map(|event| match event {
             SpeechEvent::Segment(span) => Some(*span),
             _ => None,
         });
         (segments.collect(), all)
+    }
+
+    #[test]
+    fn a_loud_sound_of_which_the_detector_is_never_sure_is_a_segment_only_behind_speech_or_if_it_goes_on() {
+        let rules = Rules::new(0.5, 0.15, 250, 384, 30).settle_ms(192);
+        // Half seconds of a note, of speech, of silence, of a faint voice.
+        for (heard, segments) in [
+            ("n.......n.......", 0),
+            ("ss.n..", 2),
+            ("ss...........n..", 1),
+            ("ss.n.........n..", 2),
+            ("nnnnnnn..", 1),
+            ("ff..", 1),
+            ("ns..", 1),
+        ] {
+            let halves = heard.chars().flat_map(|it| {
+                let (probability, loud) = match it {
+                    'n' => (0.99, true),
+                    's' => (0.999, true),
+                    'f' => (0.9, false),
+                    _ => (0.01, true),
+                };
+                std::iter::repeat_n(Voiced { probability, loud }, 16)
+            });
+            let halves: Vec<Voiced> = halves.collect();
+            let (found, all) = live_heard(rules, &halves);
+            assert_eq!(found.len(), segments, "{heard}: {all:?}");
+            let pauses = all.iter().filter(|event| matches!(event, SpeechEvent::Pause(_))).count();
+            assert_eq!(pauses, segments, "{heard}: what is no segment has no trial either");
+        }
+    }
+
+    #[test]
+    fn a_sound_is_shown_as_speech_once_it_is_known_to_be() {
+        let mut live = Live::new(Rules::new(0.5, 0.15, 250, 384, 30));
+        let mut spoken = |probability| {
+            live.push(Voiced { probability, loud: true }, |_| {});
+            live.speaking().is_some()
+        };
+        assert!(!(0..30).any(|_| spoken(0.99)));
+        assert!(spoken(0.999) && spoken(0.99) && spoken(0.1));
     }
 
     #[test]
@@ -488,16 +561,17 @@ mod tests {
         for case in cases() {
             let rules = Rules::new(0.5, 0.15, 250, 300, 30).max_speech_secs(3.0);
             let probabilities = probabilities(&case);
-            let (_, whole) = live_segments(rules, &probabilities);
-            for cut in (0..probabilities.len()).step_by(7) {
+            let heard: Vec<Voiced> = probabilities.iter().map(|it| Voiced { probability: *it, loud: true }).collect();
+            let (_, whole) = live_heard(rules, &heard);
+            for cut in (0..heard.len()).step_by(7) {
                 let mut said = Vec::new();
-                let (before, after) = probabilities.split_at(cut);
+                let (before, after) = heard.split_at(cut);
                 let mut live = Live::new(rules);
                 before.iter().for_each(|it| live.push(*it, |event| said.push(event)));
                 let kept = serde_json::to_string(&live.state()).unwrap();
                 let mut live = Live::resume(rules, serde_json::from_str(&kept).unwrap());
                 after.iter().for_each(|it| live.push(*it, |event| said.push(event)));
-                live.finish(probabilities.len() as u64 * FRAME, |event| said.push(event));
+                live.finish(heard.len() as u64 * FRAME, |event| said.push(event));
                 assert_eq!(said, whole, "cut at {cut}");
             }
         }
@@ -540,7 +614,7 @@ mod tests {
             let (mut earliest, mut foretold) = (0, None);
             for (frame, probability) in spoken.iter().enumerate() {
                 let mut events = Vec::new();
-                live.push(*probability, |event| events.push(event));
+                live.push(Voiced::faint(*probability), |event| events.push(event));
                 for (number, event) in events.iter().enumerate() {
                     match event {
                         SpeechEvent::Segment(span) => {

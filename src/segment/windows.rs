@@ -3,7 +3,10 @@
 
 use std::collections::VecDeque;
 
-use super::speech::{Offline, Rules, Span};
+use super::{
+    speech::{Offline, Rules, Span},
+    voiced::{Certainty, Voiced, are_near, is_speech},
+};
 use crate::flow::{SAMPLE_RATE_HZ, audio::samples_to_secs};
 
 /// What a transcriber takes at most.
@@ -16,17 +19,11 @@ const PATIENCE: u64 = 120 * SAMPLE_RATE_HZ as u64;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Window {
     spans: Vec<Span>,
-    sure: bool,
 }
 
 impl Window {
     pub fn spans(&self) -> &[Span] {
         &self.spans
-    }
-
-    /// Whether the voice detector was once quite sure of what it holds, or it is too quiet for that.
-    pub fn is_sure(&self) -> bool {
-        self.sure
     }
 
     pub fn start(&self) -> u64 {
@@ -57,7 +54,7 @@ impl Window {
                 spans.push(Span { start: span.start + skipped, end: span.end });
             }
         }
-        (!spans.is_empty()).then_some(Window { spans, sure: self.sure })
+        (!spans.is_empty()).then_some(Window { spans })
     }
 
     /// Which span holds that second of the window. The second at which two meet belongs to the later one, unless
@@ -104,35 +101,6 @@ struct Placed {
     certainty: Certainty,
 }
 
-/// Speech that is not faint has a frame of which the detector is quite sure, in half a second of it; single notes of music
-/// that it takes for voices have none.
-#[derive(Debug, Clone, Copy, Default)]
-struct Certainty {
-    likeliest: f32,
-    loud: bool,
-}
-
-impl Certainty {
-    const SURE: f32 = 0.996;
-
-    fn add(&mut self, probability: f32, loud: bool) {
-        self.likeliest = self.likeliest.max(probability);
-        self.loud |= loud;
-    }
-
-    fn is_sure(self) -> bool {
-        self.likeliest >= Certainty::SURE || !self.loud
-    }
-}
-
-/// Whether a frame is so loud that the detector would be sure of a voice in it.
-pub fn is_loud(frame: &[f32]) -> bool {
-    /// -40 dB.
-    const LEVEL: f32 = 0.01;
-    let energy: f32 = frame.iter().map(|sample| sample * sample).sum();
-    energy > LEVEL * LEVEL * frame.len() as f32
-}
-
 /// Gathers speech to windows, one frame's probability after the other.
 pub struct Windows {
     rules: Rules,
@@ -144,6 +112,8 @@ pub struct Windows {
     /// Of what came behind the last span.
     certainty: Certainty,
     open: Vec<Placed>,
+    /// The last span, of those given away, that was speech whatever was near to it.
+    spoken: Option<Span>,
     ready: VecDeque<Window>,
 }
 
@@ -166,15 +136,15 @@ impl Windows {
             spoken_until: 0,
             certainty: Certainty::default(),
             open: Vec::new(),
+            spoken: None,
             ready: VecDeque::new(),
         }
     }
 
-    /// The next frame: how likely it is speech, and whether it [`is_loud`].
-    pub fn push(&mut self, probability: f32, loud: bool) {
-        self.offline.push(probability);
-        if self.offline.speaking_since().is_some() {
-            self.certainty.add(probability, loud);
+    pub fn push(&mut self, voiced: Voiced) {
+        self.offline.push(voiced.probability);
+        if self.offline.speaking_since().is_some() && voiced.probability >= self.rules.exit {
+            self.certainty.add(voiced);
         }
         for span in self.offline.take_ended() {
             self.follow(span, u64::MAX);
@@ -239,34 +209,35 @@ impl Windows {
         if placed.span.is_empty() {
             return;
         }
-        while !self.open.is_empty() && filled(&self.open) + placed.span.len() > sample_of(LONGEST_SECS) {
-            self.close(self.best_cut(placed.pause));
-        }
         self.open.push(placed);
+        while filled(&self.open) > sample_of(LONGEST_SECS) && self.open.len() > 1 {
+            self.close(self.best_cut());
+        }
     }
 
-    /// Before which span to cut a window that is full, `pause` being the silence behind it: at the longest silence of its
-    /// second half, for people pause longer between sentences than within.
-    fn best_cut(&self, pause: u64) -> usize {
+    /// Before which span to cut a window that the last one has no room in: at the longest silence of its second half, for
+    /// people pause longer between sentences than within.
+    fn best_cut(&self) -> usize {
         let half = sample_of(LONGEST_SECS / 2.0);
         let late = (1..self.open.len()).filter(|cut| filled(&self.open[..*cut]) >= half);
-        let longest = late.max_by_key(|cut| self.open[*cut].pause);
-        longest.filter(|cut| self.open[*cut].pause > pause).unwrap_or(self.open.len())
+        late.max_by_key(|cut| self.open[*cut].pause).unwrap_or(self.open.len() - 1)
     }
 
-    /// Gives away that many of the open spans.
+    /// Gives away that many of the open spans, those left out that are no speech.
     fn close(&mut self, count: usize) {
+        let speech = |placed: &Placed| is_speech(placed.span, placed.certainty).then_some(placed.span);
+        let spoken: Vec<Span> = self.spoken.into_iter().chain(self.open.iter().filter_map(speech)).collect();
+        self.spoken = self.open[..count].iter().rev().find_map(speech).or(self.spoken);
         let mut spans: Vec<Span> = Vec::with_capacity(count);
-        let mut sure = false;
-        for Placed { span, certainty, .. } in self.open.drain(..count) {
-            sure |= certainty.is_sure();
+        for Placed { span, .. } in self.open.drain(..count) {
             match spans.last_mut() {
+                _ if !spoken.iter().any(|speech| are_near(*speech, span)) => (),
                 Some(before) if before.end == span.start => before.end = span.end,
                 _ => spans.push(span),
             }
         }
         if !spans.is_empty() {
-            self.ready.push_back(Window { spans, sure });
+            self.ready.push_back(Window { spans });
         }
     }
 }
@@ -291,7 +262,7 @@ mod tests {
             for _ in 0..(secs * RATE as f64) as u64 / FRAME {
                 let probability = if turn % 2 == 0 { 0.9 } else { 0.1 };
                 let needed = windows.needed_from();
-                windows.push(probability, true);
+                windows.push(Voiced::faint(probability));
                 offline.push(probability);
                 samples += FRAME;
                 while let Some(window) = windows.take() {
@@ -350,14 +321,14 @@ mod tests {
     fn silence_asks_for_no_audio_and_a_word_waits_only_so_long() {
         let mut windows = Windows::default();
         for _ in 0..60 * RATE / FRAME {
-            windows.push(0.01, true);
+            windows.push(Voiced::faint(0.01));
         }
         assert!(windows.needed_from() > 59 * RATE);
-        (0..30).for_each(|_| windows.push(0.9, true));
+        (0..30).for_each(|_| windows.push(Voiced::faint(0.9)));
         let begun = windows.needed_from();
         let mut given = None;
         for frame in 0..300 * RATE / FRAME {
-            windows.push(0.01, true);
+            windows.push(Voiced::faint(0.01));
             given = given.or_else(|| windows.take().map(|window| (frame, window)));
         }
         let (frame, window) = given.unwrap();
@@ -376,7 +347,7 @@ mod tests {
     #[test]
     fn a_recording_of_silence_or_nothing_has_no_window() {
         let mut windows = Windows::default();
-        (0..1000).for_each(|_| windows.push(0.1, true));
+        (0..1000).for_each(|_| windows.push(Voiced::faint(0.1)));
         windows.finish(1000 * FRAME);
         assert_eq!(windows.take(), None);
         let mut nothing = Windows::default();
@@ -387,37 +358,43 @@ mod tests {
     #[test]
     fn a_last_frame_that_was_filled_up_ends_with_the_recording() {
         let mut windows = Windows::default();
-        (0..10).for_each(|_| windows.push(0.9, true));
+        (0..10).for_each(|_| windows.push(Voiced::faint(0.9)));
         windows.finish(10 * FRAME - 100);
         assert_eq!(windows.take().unwrap().end(), 10 * FRAME - 100);
     }
 
     #[test]
-    fn a_window_is_sure_where_the_detector_was_once_or_nothing_was_loud() {
-        // (probabilities of half a second each, with silence between, and whether they are loud)
-        for (sounds, sure) in [
-            (&[(0.9, true), (0.99, true)][..], false),
-            (&[(0.9, true), (0.999, true)], true),
-            (&[(0.9, true), (0.9, false)], true),
+    fn a_sound_of_which_the_detector_is_never_sure_is_speech_only_beside_speech_or_if_it_goes_on() {
+        // (seconds, probability, whether it is loud), and how many seconds are left with the room around speech.
+        for (turns, left) in [
+            (&[(0.5, 0.99, true)][..], 0.0),
+            (&[(0.5, 0.999, true)], 1.3),
+            (&[(0.5, 0.9, false)], 1.3),
+            (&[(4.0, 0.9, true)], 4.8),
+            // A click that is no speech makes nothing else sure.
+            (&[(0.1, 0.999, true), (1.0, 0.0, true), (0.5, 0.99, true)], 0.0),
+            (&[(0.5, 0.99, true), (4.0, 0.0, true), (0.5, 0.999, true), (4.0, 0.0, true), (0.5, 0.99, true)], 3.9),
+            (&[(0.5, 0.99, true), (6.0, 0.0, true), (0.5, 0.999, true), (6.0, 0.0, true), (0.5, 0.99, true)], 1.3),
+            // Speech of the window before counts.
+            (&[(28.0, 0.999, true), (3.0, 0.0, true), (2.8, 0.99, true)], 32.4),
         ] {
             let mut windows = Windows::default();
-            for (probability, loud) in sounds {
-                (0..16).for_each(|_| windows.push(*probability, *loud));
-                (0..32).for_each(|_| windows.push(0.0, false));
-                // A click that is no speech makes nothing else sure.
-                windows.push(1.0, true);
-                (0..32).for_each(|_| windows.push(0.0, true));
+            let silence = [(1.0, 0.0, true)];
+            let mut samples = 0;
+            for (secs, probability, loud) in silence.iter().chain(turns).chain(&silence) {
+                let frames = (secs * RATE as f64) as u64 / FRAME;
+                (0..frames).for_each(|_| windows.push(Voiced { probability: *probability, loud: *loud }));
+                samples += frames * FRAME;
             }
-            windows.finish(16 * 81 * FRAME);
-            let window = windows.take().unwrap();
-            assert_eq!((window.spans().len(), window.is_sure()), (2, sure), "{sounds:?}");
+            windows.finish(samples);
+            let found: u64 = std::iter::from_fn(|| windows.take()).map(|window| window.len()).sum();
+            assert!((samples_to_secs(found) - left).abs() < 0.15, "{turns:?}: {}", samples_to_secs(found));
         }
-        assert!(is_loud(&[0.1; 512]) && !is_loud(&[0.005; 512]) && !is_loud(&[]));
     }
 
     fn two_spans() -> Window {
         let spans = vec![Span { start: RATE, end: 3 * RATE }, Span { start: 10 * RATE, end: 14 * RATE }];
-        Window { spans, sure: true }
+        Window { spans }
     }
 
     #[test]

@@ -74,9 +74,9 @@ impl Ears {
         let mut state = self.lock();
         let State { live, events, unmarked, .. } = &mut *state;
         match heard {
-            Heard::Frame { probability, state: detector } => {
+            Heard::Frame { voiced, state: detector } => {
                 let known = events.len();
-                live.push(probability, |event| events.push_back(Overheard { event: Some(event), mark: None }));
+                live.push(voiced, |event| events.push_back(Overheard { event: Some(event), mark: None }));
                 *unmarked += 1;
                 // A pause is told at once and kept by nobody: what follows from it follows from its end.
                 let lasting = |it: &Overheard| !matches!(it.event, Some(SpeechEvent::Pause(_)));
@@ -170,7 +170,7 @@ pub(super) fn needed_from(live: &LiveState, rules: &Rules) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::Kind;
+    use crate::{base::Kind, segment::Voiced};
 
     fn new() -> (Ears, Sink) {
         let ears = Ears::new(Rules::reference(), LiveState::default(), false);
@@ -191,7 +191,8 @@ mod tests {
     #[test]
     fn with_all_that_is_heard_goes_the_state_after_it() {
         let (ears, mut sink) = new();
-        let mut frame = |probability| sink(Heard::Frame { probability, state: &VoiceState::default() });
+        let mut frame =
+            |probability| sink(Heard::Frame { voiced: Voiced::faint(probability), state: &VoiceState::default() });
         (0..20).for_each(|_| frame(0.9));
         (0..20).for_each(|_| frame(0.0));
         let heard: Vec<Overheard> = std::iter::from_fn(|| ears.next()).collect();
@@ -204,7 +205,7 @@ mod tests {
     #[test]
     fn the_end_of_a_take_is_marked_even_in_silence() {
         let (ears, mut sink) = new();
-        sink(Heard::Frame { probability: 0.0, state: &VoiceState::default() });
+        sink(Heard::Frame { voiced: Voiced::faint(0.0), state: &VoiceState::default() });
         ears.set_total(FRAME);
         sink(Heard::End);
         assert!(!ears.ended(), "it is still to be told");
@@ -216,7 +217,8 @@ mod tests {
     #[test]
     fn in_long_silence_there_is_a_mark_now_and_then() {
         let (ears, mut sink) = new();
-        (0..2 * MARK_EVERY_FRAMES).for_each(|_| sink(Heard::Frame { probability: 0.0, state: &VoiceState::default() }));
+        (0..2 * MARK_EVERY_FRAMES)
+            .for_each(|_| sink(Heard::Frame { voiced: Voiced::faint(0.0), state: &VoiceState::default() }));
         let heard: Vec<Overheard> = std::iter::from_fn(|| ears.next()).collect();
         assert_eq!(heard.len(), 2);
         assert!(heard.iter().all(|it| it.event.is_none() && it.mark.is_some()));

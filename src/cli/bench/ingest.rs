@@ -127,7 +127,7 @@ async fn script(settings: &Settings, args: &Args) -> Result<Script> {
     // What the daemon will see is 16 bits wide.
     let sent: Vec<f32> = audio.iter().map(|sample| (sample * 32767.0).round() / 32768.0).collect();
     let mut detector = Registry::new(settings, places(settings)).open_silero(1)?;
-    let probabilities = vad::probabilities(&mut detector, &sent)?;
+    let heard = vad::hear(&mut detector, &sent)?;
     let mut live = Live::new(speech_rules(&settings.vad));
     let mut expected = Vec::new();
     let mut frames = 0;
@@ -137,10 +137,10 @@ async fn script(settings: &Settings, args: &Args) -> Result<Script> {
         SpeechEvent::End { at } => expected.push(Expected { speaking: false, at: secs(at), known_after }),
         SpeechEvent::Segment(_) | SpeechEvent::Pause(_) => {}
     };
-    for probability in probabilities {
+    for voiced in heard {
         frames += 1;
         let known_after = (frames * FRAME).min(samples as u64);
-        live.push(probability, |event| note(known_after, event));
+        live.push(voiced, |event| note(known_after, event));
     }
     // These are known only once the end itself has been sent, which counts as one more chunk.
     live.finish(samples as u64, |event| note(samples as u64 + 1, event));

@@ -19,7 +19,7 @@ mod tests {
         engines::{Cancel, Transcriber, vad},
         flow::{Pcm, Word},
         runtime::{Runtime, candidates, find},
-        segment::{Windows, is_loud, speech::FRAME},
+        segment::{Voiced, Windows, speech::FRAME},
     };
 
     struct Assets {
@@ -101,19 +101,16 @@ mod tests {
 
     fn by_speech(
         whisper: &mut Whisper,
-        probabilities: &[f32],
+        heard: &[Voiced],
         audio: &Pcm,
         ask: TranscribeAsk,
         batch: usize,
     ) -> Vec<SegmentText> {
         let mut machine = BySpeech::new(ask, Windows::default(), batch, Guards::default());
         let mut segments = Vec::new();
-        for step in 0..=probabilities.len() {
-            match probabilities.get(step) {
-                Some(probability) => {
-                    let frame = audio.chunks(FRAME as usize).nth(step).unwrap_or_default();
-                    machine.hear(*probability, is_loud(frame));
-                }
+        for step in 0..=heard.len() {
+            match heard.get(step) {
+                Some(voiced) => machine.hear(*voiced),
                 None => machine.finish(audio.len() as u64),
             }
             while let Some(request) = machine.request() {
@@ -218,8 +215,8 @@ mod tests {
                 let audio = assets.wav(&format!("real/micro-whisper/clips/{}", clip["file"].as_str().unwrap()));
                 let said = clip["text"].as_str().unwrap_or_default();
                 let ask = TranscribeAsk::of(Vec::new().into(), clip["language"].as_str().unwrap_or("auto"));
-                let probabilities = vad::probabilities(&mut detector, &audio).unwrap();
-                let windows = by_speech(&mut whisper, &probabilities, &audio, ask.clone(), 4);
+                let heard = vad::hear(&mut detector, &audio).unwrap();
+                let windows = by_speech(&mut whisper, &heard, &audio, ask.clone(), 4);
                 let sequence = sequential(&mut whisper, &audio, ask, false, false);
                 for segments in [windows, sequence] {
                     let understood: String = segments.iter().map(|segment| format!("{} ", segment.text)).collect();

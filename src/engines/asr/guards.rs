@@ -16,21 +16,18 @@ pub struct Guards {
     /// Drop phrases that models are known to write into silence. Only where the model itself is in doubt, or the pace
     /// is nobody's: people do thank each other for watching.
     pub phrases: bool,
-    /// Drop what a model is unsure of and has read into a short sound alone: single notes of music are taken for voices, and
-    /// a model that is asked for words finds some.
-    pub lone_sounds: bool,
     /// Skip silence of this length around words that are hardly words. Needs the times of words. None, as in the
     /// reference: real speech with long pauses may look like it.
     pub silence_secs: Option<f64>,
 }
 
 impl Guards {
-    pub const NONE: Guards = Guards { repetition: false, phrases: false, lone_sounds: false, silence_secs: None };
+    pub const NONE: Guards = Guards { repetition: false, phrases: false, silence_secs: None };
 }
 
 impl Default for Guards {
     fn default() -> Guards {
-        Guards { repetition: true, phrases: true, lone_sounds: true, ..Guards::NONE }
+        Guards { repetition: true, phrases: true, ..Guards::NONE }
     }
 }
 
@@ -78,17 +75,6 @@ impl Guard {
         Passed { segment: (!hallucinated).then_some(segment), looped }
     }
 
-    /// Whether the text of a window is to be believed, whose speech is `secs` in all and `span_secs` at its longest, with
-    /// the room that is left around speech. `heard`: the voice detector was sure of it.
-    pub(super) fn believes(&self, text: &PieceText, secs: f64, span_secs: f64, heard: bool) -> bool {
-        let sure = |segment: &SegmentText| {
-            let at_once = segment.temperature == 0.0;
-            at_once && (span_secs >= LONE_SPAN_SECS || segment.avg_logprob >= LONE_LOGPROB)
-        };
-        let longest = if heard { LONE_SECS } else { UNHEARD_SECS };
-        !self.guards.lone_sounds || secs >= longest || heard && text.segments.iter().all(sure)
-    }
-
     /// More often in a row than people say it.
     fn is_said_again(&mut self, text: &str) -> bool {
         let text = plain(text);
@@ -102,16 +88,6 @@ impl Guard {
         self.times > often
     }
 }
-
-/// A window of less speech than this, with the room around it, is a sound or two: nothing else came within minutes. What
-/// was not sure at the first try is not believed there.
-const LONE_SECS: f64 = 3.0;
-/// A few sounds within minutes, none of which the detector was sure of, are less than this.
-const UNHEARD_SECS: f64 = 5.0;
-/// A sentence is longer than this with the room around it; what is shorter may be a word, and has to be as probable as a
-/// word that was said.
-const LONE_SPAN_SECS: f64 = 1.5;
-const LONE_LOGPROB: f32 = -0.5;
 
 /// The longest run of words that is looked for as a loop.
 const LONGEST_LOOP: usize = 16;
@@ -278,31 +254,6 @@ mod tests {
 
     fn passes(text: &str, language: &str) -> Option<String> {
         Guard::new(Guards::default()).pass(segment(text), language).segment.map(|segment| segment.text)
-    }
-
-    #[test]
-    fn what_a_model_is_unsure_of_is_not_believed_of_a_short_sound_alone() {
-        let said = |avg_logprob, temperature| {
-            let segments = vec![SegmentText { avg_logprob, temperature, ..segment("Hola, Pedro.") }];
-            PieceText { segments, ..PieceText::default() }
-        };
-        let guard = Guard::new(Guards::default());
-        // (probability, temperature, speech in all, its longest span)
-        for (avg_logprob, temperature, secs, span_secs, believed) in [
-            (-0.2, 0.0, 1.2, 1.2, true),
-            (-0.7, 0.0, 1.2, 1.2, false),
-            (-0.7, 0.0, 2.2, 2.2, true),
-            (-0.4, 0.2, 2.2, 2.2, false),
-            (-1.2, 1.0, 3.5, 1.2, true),
-        ] {
-            let found = guard.believes(&said(avg_logprob, temperature), secs, span_secs, true);
-            assert_eq!(found, believed, "{avg_logprob} at {temperature} in {secs} s");
-        }
-        assert!(guard.believes(&PieceText::default(), 1.0, 1.0, true));
-        assert!(Guard::new(Guards::NONE).believes(&said(-2.0, 1.0), 1.0, 1.0, false));
-        // However sure the model is: the detector was not, and little else was there.
-        assert!(!guard.believes(&said(-0.1, 0.0), 4.0, 1.2, false));
-        assert!(guard.believes(&said(-0.1, 0.0), 6.0, 1.2, false));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::{
         words,
     },
     flow::audio::samples_to_secs,
-    segment::{Span, Window, Windows},
+    segment::{Voiced, Window, Windows},
 };
 
 /// So many windows may be unsure of their language before the most votes decide.
@@ -60,9 +60,9 @@ impl BySpeech {
         }
     }
 
-    /// How likely the next frame of 32 ms is speech, and whether it is loud.
-    pub fn hear(&mut self, probability: f32, loud: bool) {
-        self.windows.push(probability, loud);
+    /// The next frame.
+    pub fn hear(&mut self, voiced: Voiced) {
+        self.windows.push(voiced);
         self.gather();
     }
 
@@ -129,12 +129,6 @@ impl BySpeech {
             self.done = window.end();
             if let Some(rest) = rest(&window, &text) {
                 self.slots.push_front(Slot { window: rest, text: None });
-            }
-            let longest = window.spans().iter().map(Span::len).max().unwrap_or_default();
-            let secs = samples_to_secs(window.len());
-            if !self.guard.believes(&text, secs, samples_to_secs(longest), window.is_sure()) {
-                log::debug!("what was read into a short sound at {:.1} s is left out", samples_to_secs(window.start()));
-                continue;
             }
             let heard = text.segments.into_iter().filter_map(|segment| in_recording(segment, &window));
             segments.extend(heard.filter_map(|segment| self.guard.pass(segment, &language).segment));
@@ -211,7 +205,7 @@ mod tests {
     }
 
     fn hear(machine: &mut BySpeech, secs: f64, probability: f32) {
-        (0..(secs * RATE as f64) as u64 / FRAME).for_each(|_| machine.hear(probability, true));
+        (0..(secs * RATE as f64) as u64 / FRAME).for_each(|_| machine.hear(Voiced::faint(probability)));
     }
 
     /// Twenty seconds of speech and some silence, as often as asked.
