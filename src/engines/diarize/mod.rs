@@ -50,4 +50,7 @@ fn assets() -> Option<std::path::PathBuf> {
 }
 
 #[cfg(test)]
+mod stand_ins;
+
+#[cfg(test)]
 mod tests;
