@@ -19,8 +19,9 @@ pub(super) const STEP_SECS: f64 = 0.2;
 const CLUSTERED: usize = 2;
 /// A group that owns less than this is noise, or lies across a change.
 const LEAST_SECS: f64 = 1.0;
-/// What a change of speakers costs, in cosine: about the spread of one window's likeness to its own speaker.
-const CHANGE: f32 = 0.1;
+/// What a change of speakers costs, in cosine: half the spread of one window's likeness to its own speaker, for a change shows
+/// in several windows.
+const CHANGE: f32 = 0.05;
 /// Islands closer than this are one stretch of speech that was cut by its length.
 const TOUCHING_SECS: f64 = 0.05;
 /// A word too short to tell its voice belongs to whoever speaks this close to it.
