@@ -18,6 +18,7 @@ use crate::{
             der::{self, Errors},
             figures::{self, Figure, told, wanted},
             mixes::{self, Kind, Mix, Person},
+            utterance::Utterance,
         },
         places, print,
         try_engine::decode,
@@ -112,7 +113,7 @@ pub(super) fn run(args: Args) -> Outcome {
     }
     let readers = bench.readers()?;
     for seed in 1..=3 {
-        let Mix { name, samples, truth } = mixes::whole(&readers, seed);
+        let Mix { name, samples, truth, .. } = mixes::whole(&readers, seed);
         let scored = bench.score(&samples, &truth)?;
         print(&line(&name, &[scored]))?;
     }
@@ -122,7 +123,8 @@ pub(super) fn run(args: Args) -> Outcome {
         let mut of_kind = Vec::new();
         for at in 0..args.mixes {
             let (speakers, secs) = (1 + usize::from(at % 5), [20.0, 40.0, 80.0][usize::from(at / 5 % 3)]);
-            let Mix { name, samples, truth } = mixes::cut(&people, kind, speakers, secs, FIRST_SEED + u64::from(at));
+            let Mix { name, samples, truth, .. } =
+                mixes::cut(&people, kind, speakers, secs, FIRST_SEED + u64::from(at));
             let scored = bench.score(&samples, &truth)?;
             if args.each {
                 print(&line(&name, &[scored]))?;
@@ -256,11 +258,12 @@ impl Bench<'_> {
 
     /// The people of real/speakers, by the number in the names of their files.
     fn readers(&self) -> Outcome<Vec<Person>> {
-        let mut people: BTreeMap<String, Vec<Vec<f32>>> = BTreeMap::new();
+        let mut people: BTreeMap<String, Vec<Utterance>> = BTreeMap::new();
         for path in listed(&self.real.join("speakers"))? {
             let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
             if let Some((person, _)) = name.strip_suffix(".flac").and_then(|stem| stem.split_once('-')) {
-                people.entry(person.to_owned()).or_default().push(decode(self.settings, &path)?.to_vec());
+                let said = Utterance::new(decode(self.settings, &path)?.to_vec());
+                people.entry(person.to_owned()).or_default().push(said);
             }
         }
         Ok(people.into_values().map(|utterances| Person { utterances }).collect())
@@ -276,7 +279,7 @@ impl Bench<'_> {
                 }
                 let said = decode(self.settings, &path)?;
                 if said.secs() >= LEAST_SAID_SECS {
-                    people.push(Person { utterances: vec![said.to_vec()] });
+                    people.push(Person { utterances: vec![Utterance::new(said.to_vec())] });
                 }
             }
         }

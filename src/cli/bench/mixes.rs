@@ -1,20 +1,25 @@
-//! Conversations made of recordings of single speakers, so that every boundary is known exactly.
+//! Conversations made of recordings of single speakers, so that every boundary is known exactly: where somebody says
+//! something, with the longer pauses inside of utterances left out.
+
+use std::ops::Range;
 
 use crate::{
-    cli::bench::channels,
+    cli::bench::{channels, utterance::Utterance},
     engines::Turn,
     flow::{SAMPLE_RATE_HZ, audio::samples_to_secs},
 };
 
 /// What one person says, in one or more recordings.
 pub(super) struct Person {
-    pub(super) utterances: Vec<Vec<f32>>,
+    pub(super) utterances: Vec<Utterance>,
 }
 
 pub(super) struct Mix {
     pub(super) name: String,
     pub(super) samples: Vec<f32>,
     pub(super) truth: Vec<Turn>,
+    /// Where what was said last begins, pauses and all.
+    last_start_secs: f64,
 }
 
 /// What makes a mix hard.
@@ -66,10 +71,11 @@ pub(super) fn whole(people: &[Person], seed: u64) -> Mix {
         .flat_map(|(speaker, person)| (0..person.utterances.len()).map(move |at| (speaker, at)))
         .collect();
     random.shuffle(&mut order);
-    let mut mix = Mix { name: format!("whole utterances, {}", seed), samples: Vec::new(), truth: Vec::new() };
+    let mut mix = Mix::new(format!("whole utterances, {seed}"));
     for (speaker, at) in order {
         mix.pause(0.6 * random.f64());
-        mix.say(speaker, &people[speaker].utterances[at], 1.0);
+        let utterance = &people[speaker].utterances[at];
+        mix.say(speaker, utterance, 0..utterance.samples.len(), 1.0);
     }
     mix
 }
@@ -80,8 +86,7 @@ pub(super) fn cut(people: &[Person], kind: Kind, speakers: usize, secs: f64, see
     let mut present: Vec<usize> = (0..people.len()).collect();
     random.shuffle(&mut present);
     present.truncate(speakers);
-    let name = format!("  {speakers} speakers, {secs:.0} s, {seed}");
-    let mut mix = Mix { name, samples: Vec::new(), truth: Vec::new() };
+    let mut mix = Mix::new(format!("  {speakers} speakers, {secs:.0} s, {seed}"));
     let of_any_length = if random.bool() { (1.5, 4.0) } else { (3.0, 9.0) };
     let (shortest, longest) = if kind == Kind::Short { (0.8, 3.0) } else { of_any_length };
     let pauses = if kind == Kind::Overlapping { OVERLAP_SECS } else { PAUSE_SECS };
@@ -93,15 +98,16 @@ pub(super) fn cut(people: &[Person], kind: Kind, speakers: usize, secs: f64, see
         let said = &people[present[speaker]].utterances;
         let said = &said[random.usize(..said.len())];
         let wanted = shortest + (longest - shortest) * random.f64();
-        let len = ((wanted * f64::from(SAMPLE_RATE_HZ)) as usize).min(said.len());
-        let from = random.usize(..=said.len() - len);
+        let len = ((wanted * f64::from(SAMPLE_RATE_HZ)) as usize).min(said.samples.len());
+        let from = random.usize(..=said.samples.len() - len);
+        let part = from..from + len;
         let pause = pauses.0 + (pauses.1 - pauses.0) * random.f64();
         let level = 10.0_f64.powf(LEVEL_DB * (2.0 * random.f64() - 1.0) / 20.0);
         if kind == Kind::Overlapping && pause < 0.0 && before != Some(speaker) {
-            mix.interrupt(speaker, &said[from..from + len], level as f32, -pause);
+            mix.interrupt(speaker, said, part, level as f32, -pause);
         } else {
             mix.pause(pause);
-            mix.say(speaker, &said[from..from + len], level as f32);
+            mix.say(speaker, said, part, level as f32);
         }
     }
     match kind {
@@ -123,6 +129,10 @@ fn next(kind: Kind, present: usize, last: Option<usize>, random: &mut fastrand::
 }
 
 impl Mix {
+    fn new(name: String) -> Mix {
+        Mix { name, samples: Vec::new(), truth: Vec::new(), last_start_secs: 0.0 }
+    }
+
     pub(super) fn secs(&self) -> f64 {
         samples_to_secs(self.samples.len() as u64)
     }
@@ -132,21 +142,25 @@ impl Mix {
         self.samples.resize(self.samples.len() + len, 0.0);
     }
 
-    fn say(&mut self, speaker: usize, said: &[f32], level: f32) {
-        let start = self.secs();
-        self.samples.extend(said.iter().map(|sample| sample * level));
-        self.truth.push(Turn { start, end: self.secs(), speaker });
+    fn say(&mut self, speaker: usize, said: &Utterance, part: Range<usize>, level: f32) {
+        self.say_at(self.samples.len(), speaker, said, part, level);
     }
 
     /// Begins that much before what was said so far ends, but not before it is under way.
-    fn interrupt(&mut self, speaker: usize, said: &[f32], level: f32, before_secs: f64) {
-        let under_way = self.truth.last().map_or(0.0, |turn| turn.start + 0.5);
+    fn interrupt(&mut self, speaker: usize, said: &Utterance, part: Range<usize>, level: f32, before_secs: f64) {
+        let under_way = self.last_start_secs + 0.5;
         let start = (self.secs() - before_secs).max(under_way).min(self.secs());
-        let from = (start * f64::from(SAMPLE_RATE_HZ)) as usize;
-        self.samples.resize(self.samples.len().max(from + said.len()), 0.0);
-        self.samples[from..].iter_mut().zip(said).for_each(|(sample, said)| *sample += said * level);
-        let end = samples_to_secs((from + said.len()) as u64);
-        self.truth.push(Turn { start, end, speaker });
+        self.say_at((start * f64::from(SAMPLE_RATE_HZ)) as usize, speaker, said, part, level);
+    }
+
+    fn say_at(&mut self, from: usize, speaker: usize, said: &Utterance, part: Range<usize>, level: f32) {
+        self.last_start_secs = samples_to_secs(from as u64);
+        self.samples.resize(self.samples.len().max(from + part.len()), 0.0);
+        let heard = &said.samples[part.clone()];
+        self.samples[from..].iter_mut().zip(heard).for_each(|(sample, heard)| *sample += heard * level);
+        let secs = |sample: usize| samples_to_secs((from + sample) as u64);
+        let turns = said.spoken_in(&part).map(|it| Turn { start: secs(it.start), end: secs(it.end), speaker });
+        self.truth.extend(turns);
     }
 }
 
@@ -155,7 +169,8 @@ mod tests {
     use super::*;
 
     fn people() -> Vec<Person> {
-        (1..=3).map(|person| Person { utterances: vec![vec![person as f32; 80_000]; 2] }).collect()
+        let utterance = |level: f32| Utterance::new(vec![level; 80_000]);
+        (1..=3).map(|person| Person { utterances: (0..2).map(|_| utterance(person as f32)).collect() }).collect()
     }
 
     #[test]
@@ -166,6 +181,17 @@ mod tests {
                 mix.truth.iter().map(|turn| ((turn.end - turn.start) * 16_000.0).round() as usize).sum();
             assert_eq!(of_truth, mix.samples.iter().filter(|sample| **sample != 0.0).count(), "{}", mix.name);
         }
+    }
+
+    #[test]
+    fn pauses_inside_of_utterances_are_nobodys() {
+        let with_a_pause = [vec![0.5; 16_000], vec![0.0; 8_000], vec![0.5; 16_000]].concat();
+        let people = vec![Person { utterances: vec![Utterance::new(with_a_pause)] }];
+        let mix = whole(&people, 1);
+        let edges = mix.truth.iter().flat_map(|turn| [turn.start, turn.end]);
+        let edges: Vec<usize> = edges.map(|secs| (secs * 16_000.0).round() as usize).collect();
+        let start = mix.samples.len() - 40_000;
+        assert_eq!(edges, [start, start + 16_000, start + 24_000, start + 40_000]);
     }
 
     #[test]

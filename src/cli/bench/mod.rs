@@ -17,6 +17,7 @@ mod long;
 mod mixes;
 mod onnx;
 mod sounds;
+mod utterance;
 
 use clap::Subcommand;
 
