@@ -184,7 +184,7 @@ pub(crate) async fn transcribe(mut call: Call) -> Reply {
         segments,
         model: context.settings.model_for(Task::Transcribe).unwrap_or_default().to_owned(),
         unavailable: if without_words { vec!["words"] } else { Vec::new() },
-        warnings: Vec::new(),
+        warnings: context.registry.instead(Task::Transcribe).into_iter().collect(),
     };
     Ok(json(StatusCode::OK, &answer))
 }

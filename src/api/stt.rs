@@ -31,7 +31,7 @@ use crate::{
     },
     base::{Error, Kind, Result},
     engines::{TranscribeAsk, diarize::Voices},
-    flow::{Priority, Task, TextSegment},
+    flow::{Priority, Task, TextSegment, Warning},
     jobs::{FileAsk, FileDesk, FileNews, FileSpeakers, FileSummary},
     media::AudioFile,
 };
@@ -89,7 +89,8 @@ pub(crate) async fn stt(mut call: Call) -> Reply {
     let model = context.settings.model_for(Task::Transcribe).unwrap_or_default().to_owned();
     let worker = AbortOnDropHandle::new(tokio::spawn(async move {
         let _place = place;
-        work(&context, file, ask, news).await
+        let summary = work(&context, file, ask, news).await?;
+        Ok((summary, context.registry.instead(Task::Transcribe)))
     }));
     let work = Work { worker, news: told, segments: Vec::new(), words, model };
     if call.header(header::ACCEPT).is_some_and(|accept| accept.contains("text/event-stream")) {
@@ -143,7 +144,8 @@ async fn work(context: &Context, file: AudioFile, ask: FileAsk, news: mpsc::Send
 
 /// A recording that is being transcribed. Dropping it ends the work.
 struct Work {
-    worker: AbortOnDropHandle<Result<FileSummary>>,
+    /// With what stood in for the model that the settings want.
+    worker: AbortOnDropHandle<Result<(FileSummary, Option<Warning>)>>,
     news: mpsc::Receiver<FileNews>,
     segments: Vec<TextSegment>,
     words: bool,
@@ -167,7 +169,7 @@ impl Work {
     /// Once nothing more is told.
     async fn end(&mut self) -> Result<SttAnswer> {
         let ended = (&mut self.worker).await;
-        let summary = ended.map_err(|error| Error::internal("a fault in the server").cause(error))??;
+        let (summary, instead) = ended.map_err(|error| Error::internal("a fault in the server").cause(error))??;
         let told = std::mem::take(&mut self.segments);
         let segments = summary.spoken.unwrap_or(told);
         let texts: Vec<&str> = segments.iter().map(|it| it.text.as_str()).filter(|text| !text.is_empty()).collect();
@@ -181,7 +183,7 @@ impl Work {
             segments,
             model: std::mem::take(&mut self.model),
             unavailable,
-            warnings: summary.warning.into_iter().collect(),
+            warnings: summary.warning.into_iter().chain(instead).collect(),
         })
     }
 }

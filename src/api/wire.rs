@@ -297,7 +297,7 @@ pub struct SttAnswer {
     /// What was asked for and this model cannot give: `words`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub unavailable: Vec<&'static str>,
-    /// Why the text is not that of the whole recording.
+    /// Why the text is not that of the whole recording, or not by what the settings want to have made it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<Warning>,
 }

@@ -83,12 +83,15 @@ enum Action {
     },
     /// Write installed models into one archive, for a machine without a network
     Export {
+        /// The archive to write; one that is there is replaced
         file: PathBuf,
+        /// Models, as `vigia models list` names them
         #[arg(required = true)]
         names: Vec<String>,
     },
     /// Install the models of an archive
     Import {
+        /// An archive that `vigia models export` wrote
         file: PathBuf,
         /// Accept licences that forbid commercial use; asked once for each model
         #[arg(long)]

@@ -49,4 +49,6 @@ pub enum WarningCode {
     Cut,
     /// The recording cannot be decoded from some place on.
     Damaged,
+    /// Another variant, or another provider, than the settings want it first: the message says which, and why.
+    Instead,
 }

@@ -73,11 +73,11 @@ pub fn pull(
     free: Free<'_>,
     told: &(dyn Fn(Told<'_>) + Sync),
 ) -> Result<Pulled> {
-    if entry.repository.is_none() {
-        let how = entry.source.as_deref().unwrap_or("copy its files into its folder");
-        return Err(Error::unavailable(format!("{} is on no hub", entry.name)).hint(how));
-    }
     let dir = models_dir.join(&entry.name);
+    if entry.repository.is_none() {
+        let (how, dir) = (entry.source.as_deref().unwrap_or("copy its files here"), dir.display());
+        return Err(Error::unavailable(format!("{} is on no hub", entry.name)).hint(format!("{how}: {dir}")));
+    }
     let mut known = Lock::read(&dir)?.unwrap_or_default();
     let wanted = wanted(hub, entry, variant, &mut known)?;
 

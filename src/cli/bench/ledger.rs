@@ -122,6 +122,8 @@ struct Tally {
     /// Moments at which more was reserved than there is, and at which the processes had more.
     over_reserved: AtomicUsize,
     over_held: AtomicUsize,
+    /// How much more was reserved, at most.
+    most_over: AtomicU64,
     most_held: AtomicU64,
     looks: AtomicUsize,
 }
@@ -307,6 +309,7 @@ fn watch(rig: &Rig, looking: &AtomicBool, total: u64) {
         let ledger = rig.manager.ledger();
         if ledger.reserved > ledger.limit {
             tally.over_reserved.fetch_add(1, Ordering::Relaxed);
+            tally.most_over.fetch_max(ledger.reserved - ledger.limit, Ordering::Relaxed);
         }
         let held: u64 = rig.children.running().iter().filter_map(Handle::memory_bytes).sum();
         tally.most_held.fetch_max(held, Ordering::Relaxed);
@@ -333,6 +336,7 @@ fn figures(asked: usize, rig: &Rig, elapsed: Duration, (evictions, left): (usize
     let mut figures = vec![
         none("over budget, by the ledger", count(&tally.over_reserved)),
         none("over budget, by the processes", count(&tally.over_held)),
+        told("most reserved beyond it", ByteSize(tally.most_over.load(Ordering::Relaxed)).to_string()),
         told("most held by the processes", format!("{held} of {total} ({} looks)", count(&tally.looks))),
         none("no answer within 90 s", count(&tally.stuck)),
         none("lost requests", asked - done),

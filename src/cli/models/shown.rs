@@ -68,6 +68,10 @@ impl Shelf {
             for (what, told) in entry.memory.told() {
                 rows.push(fact(what, told.join(", ")));
             }
+        } else if let Some(found) = &found {
+            rows.push(fact("what", "a folder of your own, which no entry describes".to_owned()));
+            let graphs = installed::files_below(&found.dir)?.into_keys().filter(|path| path.ends_with(".onnx"));
+            rows.push(fact("graphs", graphs.collect::<Vec<_>>().join(", ")));
         }
         rows.push(match &found {
             Some(found) if !found.variants.is_empty() => {

@@ -99,6 +99,22 @@ fn a_model_is_shown_with_what_to_do() {
 }
 
 #[test]
+fn a_folder_that_no_entry_describes_shows_its_graphs_and_what_no_hub_has_says_where_it_belongs() {
+    let home = home();
+    let mine = home.shelf.models_dir.join("mine");
+    fs::create_dir_all(mine.join("onnx")).unwrap();
+    for file in ["config.json", "onnx/encoder_model.onnx", "onnx/encoder_model_q4.onnx"] {
+        fs::write(mine.join(file), "{}").unwrap();
+    }
+    let shown = home.shelf.show("mine", false).unwrap();
+    assert!(shown.contains("onnx/encoder_model.onnx, onnx/encoder_model_q4.onnx"), "{shown}");
+    assert!(shown.contains("no entry describes"), "{shown}");
+    let error = home.shelf.pull(&hub().client(None), &["pp-ocr".to_owned()], None, false, false).unwrap_err().told().0;
+    let folder = home.shelf.models_dir.join("pp-ocr");
+    assert!(error.contains("is on no hub") && error.contains(&folder.display().to_string()), "{error}");
+}
+
+#[test]
 fn models_travel_on_a_stick() {
     let (here, there, hub) = (home(), home(), hub());
     pull(&here, &hub, true).unwrap();

@@ -4,7 +4,7 @@
 
 use crate::{
     base::ByteSize,
-    models::catalogue::{Memory, Workspace},
+    models::catalogue::{Entry, Memory, Workspace},
     settings::Provider,
 };
 
@@ -31,6 +31,12 @@ pub(super) struct Portion {
 impl Appetite {
     pub(super) fn new(weights_bytes: u64, memory: &Memory) -> Appetite {
         Appetite { weights_bytes, memory: memory.clone(), units: 1 }
+    }
+
+    /// As the entry of a model says; `on_disk_bytes` where it does not tell what the weights take.
+    pub(super) fn of(entry: &Entry, variant: &str, on_disk_bytes: u64) -> Appetite {
+        let told = entry.memory.weights.get(variant).map(|size| size.get());
+        Appetite::new(told.unwrap_or(on_disk_bytes), &entry.memory)
     }
 
     /// On a provider, where all models together may take `limit_bytes`.
@@ -69,6 +75,24 @@ mod tests {
                 (units, (100 + 60 * units as u64) * MIB),
                 "{limit} MiB"
             );
+        }
+    }
+
+    #[test]
+    fn of_every_entry_what_it_says_is_what_is_reserved() {
+        let catalogue = crate::models::catalogue::Catalogue::load(None).unwrap();
+        for entry in catalogue.entries().iter().filter(|entry| entry.name != "silero-vad") {
+            let appetite = Appetite { units: 4, ..Appetite::of(entry, entry.default_variant(), 7 * MIB) };
+            let weights = entry.memory.weights.get(entry.default_variant()).map_or(7 * MIB, |size| size.get());
+            assert_eq!(appetite.weights_bytes, weights, "{}", entry.name);
+            let told = entry.memory.workspace(Provider::Cpu);
+            assert!(told.is_some(), "{} does not say what it works in", entry.name);
+            for provider in Provider::ALL {
+                let Some(Workspace { fixed, each }) = entry.memory.workspace(provider) else { continue };
+                let portion = appetite.portion(provider, 64 << 30);
+                let expected = Portion { units: 4, workspace_bytes: fixed.get() + 4 * each.get() };
+                assert_eq!(portion, expected, "{} on {}", entry.name, provider.name());
+            }
         }
     }
 

@@ -47,7 +47,9 @@ impl Registry {
             place = self.place::<E>(priority)?;
             if tried.contains(&place.key) {
                 let smaller = E::smaller(&self.stock(), &E::serving(&self.stock())?)?;
-                return Err(smaller.hint.into_iter().fold(error, Error::hint));
+                let hints: Vec<&str> = error.hint_text().into_iter().chain(smaller.hint.as_deref()).collect();
+                let hint = hints.join("; ");
+                return Err(error.hint(hint));
             }
         }
     }

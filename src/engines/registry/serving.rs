@@ -228,8 +228,7 @@ fn listed(entry: &Entry, variant: Option<&str>, places: &[PathBuf]) -> Result<Fo
     };
     let encoder = graph("encoder", &["encoder_model"])?;
     let decoder = graph("decoder", &["decoder_model_merged", "decoder_model"])?;
-    let weights = entry.memory.weights.get(variant).map(|size| size.get());
-    let bytes = weights.unwrap_or_else(|| on_disk(&found.dir, &[&encoder, &decoder]));
+    let appetite = Appetite::of(entry, variant, on_disk(&found.dir, &[&encoder, &decoder]));
     let checked = entry.check.clone().map(|check| Checked {
         model: entry.name.clone(),
         variant: variant.to_owned(),
@@ -238,7 +237,6 @@ fn listed(entry: &Entry, variant: Option<&str>, places: &[PathBuf]) -> Result<Fo
         is_whole: entry.roles().all(|role| check.graphs.contains_key(role)),
         check,
     });
-    let appetite = Appetite::new(bytes, &entry.memory);
     Ok(Found { variant: variant.to_owned(), dir: found.dir, encoder, decoder, appetite, checked })
 }
 

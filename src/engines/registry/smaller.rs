@@ -37,7 +37,7 @@ impl Stock<'_> {
                         "`vigia models pull {model} --variant NAME` fetches another variant, which may fit: {}",
                         others.join(", ")
                     ),
-                    false => format!("another variant beside its graphs may fit: {}", others.join(", ")),
+                    false => "a smaller precision in its folder, such as q8 or q4, would serve instead".to_owned(),
                 });
                 Ok(Smaller { servings, hint })
             }

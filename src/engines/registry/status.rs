@@ -9,7 +9,7 @@ use crate::{
         registry::{INSTEAD, kinds},
         remote::{Remote, RemoteHealth, RemoteState},
     },
-    flow::Task,
+    flow::{Task, Warning, WarningCode},
     models::{Ledger, LedgerModel, Phase},
     settings::Provider,
 };
@@ -56,6 +56,12 @@ impl Registry {
 
     pub fn state(&self, task: Task) -> TaskState {
         self.status(task, &self.ledgers()).state
+    }
+
+    /// What whoever reads a result has to know of who made it, if that is not what the settings want first.
+    pub fn instead(&self, task: Task) -> Option<Warning> {
+        let told = lock(&self.0.failures).get(&task).filter(|reason| reason.starts_with(INSTEAD)).cloned();
+        told.map(|told| Warning { code: WarningCode::Instead, message: format!("{} {told}", task.name()) })
     }
 
     fn status(&self, task: Task, ledgers: &[Ledger]) -> TaskStatus {

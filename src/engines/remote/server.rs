@@ -120,13 +120,24 @@ impl Server {
     pub(super) fn seen_well(&self, latency: Option<Duration>) {
         let mut seen = lock(&self.seen);
         let latency = latency.or(seen.latency);
+        let was_ill = seen.is_well == Some(false);
         *seen = Seen { is_well: Some(true), reason: None, last_ok: Some(Instant::now()), latency };
+        drop(seen);
+        if was_ill {
+            log::info!(remote = self.name.as_str(); "the remote {} answers again", self.name);
+        }
     }
 
     pub(super) fn seen_ill(&self, error: &Error) {
         let mut seen = lock(&self.seen);
+        let is_news = seen.is_well != Some(false);
         seen.is_well = Some(false);
         seen.reason = Some(error.full());
+        drop(seen);
+        // Once, and not at every look.
+        if is_news {
+            log::warn!(remote = self.name.as_str(); "{}", error.full());
+        }
     }
 
     pub(super) fn health(&self) -> RemoteHealth {
@@ -143,7 +154,10 @@ impl Server {
             name: self.name.clone(),
             url: self.url.to_string(),
             state,
-            reason: refusal.map(|refusal| self.left_alone(&refusal).full()).or_else(|| seen.reason.clone()),
+            reason: match (refusal.map(|refusal| self.left_alone(&refusal).full()), &seen.reason) {
+                (Some(alone), Some(last)) => Some(format!("{alone}: {last}")),
+                (alone, last) => alone.or_else(|| last.clone()),
+            },
             last_ok_secs: seen.last_ok.map(|at| now.saturating_duration_since(at).as_secs()),
             latency_ms: seen.latency.map(|latency| latency.as_millis() as u64),
         }

@@ -237,7 +237,8 @@ fn several_files_come_at_a_time_and_not_all() {
     let files: Vec<String> = (0..9).map(|n| format!("voices/{n}.bin")).collect();
     for path in &files {
         hub.put(REPOSITORY, path, path.as_str());
-        hub.fail(path, [Fault::Silence(Duration::from_millis(100))]);
+        // Long enough for another to come, on a busy machine too.
+        hub.fail(path, [Fault::Silence(Duration::from_millis(500))]);
     }
     let list = files.iter().map(|path| format!("\"{path}\"")).collect::<Vec<_>>().join(", ");
     let dir = tempfile::tempdir().unwrap();
