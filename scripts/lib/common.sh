@@ -18,6 +18,8 @@ run_packages="gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-p
 test_packages="mosquitto mosquitto-clients"
 
 onnxruntime_version=1.31.1
+# Of the wheel onnxruntime-gpu for Python 3.12.
+onnxruntime_gpu_sha256=05d548956197b9d01f59b625de740e0d6be3593f874e241a12dc0362650ecdf7
 silero_version=6.2.3
 silero_sha256=1a153a22f4509e292a94e67d6f9b85e8deb25b4988682b7e174c65279d8788e3
 

@@ -106,6 +106,7 @@ const RULES: &[(&str, Rule)] = &[
     ("providers.engines_dir", Rule::Any),
     ("providers.cuda.memory_limit", MAYBE_NO_LIMIT),
     ("providers.cuda.conv_search", Rule::OneOf(&["heuristic", "exhaustive", "default"])),
+    ("providers.cuda.tf32", Rule::Any),
     ("providers.cuda.cuda_graphs", Rule::Any),
     ("providers.tensorrt.fp16", Rule::Any),
     ("providers.tensorrt.int8", Rule::Any),

@@ -224,6 +224,7 @@ pub struct Providers {
 pub struct Cuda {
     pub memory_limit: ByteSize,
     pub conv_search: ConvSearch,
+    pub tf32: bool,
     pub cuda_graphs: bool,
 }
 

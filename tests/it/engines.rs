@@ -3,6 +3,7 @@
 
 use std::{
     fs,
+    path::Path,
     process::Command,
     time::{Duration, Instant},
 };
@@ -12,7 +13,7 @@ use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 
 use crate::{
-    harness::{Daemon, LIMIT, data, root},
+    harness::{Daemon, LIMIT, common_sets, data, root, vigia},
     hosts::is_running,
 };
 
@@ -113,6 +114,9 @@ async fn where_the_device_runs_out_of_memory_a_smaller_variant_answers_and_every
     let reason = task["reason"].as_str().unwrap();
     assert!(reason.starts_with("runs as q8 on cpu: the device has no memory for test-large (fp32 on cpu)"), "{reason}");
     assert_eq!(health["status"], json!("degraded"));
+    let (_, answer) = stt(&daemon).await;
+    assert_eq!(answer["warnings"][0]["code"], json!("instead"), "{answer}");
+    assert!(answer["warnings"][0]["message"].as_str().unwrap().contains("runs as q8 on cpu"), "{answer}");
     assert!(daemon.log().contains("runs as q8 on cpu"), "{}", daemon.log());
     let of = |variant: &str, state: &str| json!([variant, state]);
     let mut told = Vec::new();
@@ -191,6 +195,21 @@ async fn a_provider_that_this_machine_cannot_have_is_told_before_anybody_speaks(
     assert_eq!((status, &error["error"]["code"]), (503, &json!("unavailable")), "{error}");
 }
 
+#[test]
+fn the_bench_of_a_card_says_what_is_missing_where_there_is_none() {
+    if fs::metadata("/dev/nvidia0").is_ok() {
+        println!("skipped: this machine has a GPU");
+        return;
+    }
+    let model = root().join("tests/data/whisper-tiny");
+    let mut command = vigia();
+    command.args(["bench", "gpu", "--model"]).arg(model).args(common_sets(Path::new("/nowhere")));
+    let output = command.output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && told.contains("no NVIDIA card was found here"), "{told}");
+    assert!(told.contains("nvidia-smi"), "{told}");
+}
+
 #[tokio::test]
 async fn a_task_whose_server_is_down_is_unavailable_and_says_why() {
     let daemon = Daemon::start_with(&[
@@ -203,4 +222,6 @@ async fn a_task_whose_server_is_down_is_unavailable_and_says_why() {
     assert!(task(&health)["reason"].as_str().unwrap().contains("large"), "{health}");
     let problems = health["problems"].as_array().unwrap();
     assert!(problems.iter().any(|it| it.as_str().unwrap().starts_with("transcribe: ")), "{health}");
+    let log = daemon.log();
+    assert!(log.lines().any(|line| line.contains("WARN") && line.contains("the remote large")), "{log}");
 }

@@ -9,6 +9,7 @@ mod der;
 mod diarize;
 mod durability;
 mod figures;
+mod gpu;
 mod ingest;
 mod ledger;
 mod live;
@@ -33,6 +34,7 @@ pub(super) struct Args {
 #[derive(Debug, Subcommand)]
 enum Bench {
     Asr(asr::Args),
+    Gpu(gpu::Args),
     Ingest(ingest::Args),
     Ledger(ledger::Args),
     Live(live::Args),
@@ -45,6 +47,7 @@ enum Bench {
 pub(super) fn run(args: Args) -> Outcome {
     match args.bench {
         Bench::Asr(args) => asr::run(&args),
+        Bench::Gpu(args) => gpu::run(args),
         Bench::Ingest(args) => ingest::run(args),
         Bench::Ledger(args) => ledger::run(args),
         Bench::Live(args) => live::run(args),

@@ -58,8 +58,13 @@ fn building(build: impl FnMut(&Path, &mut dyn FnMut(f32), &Cancel) -> Result<()>
 }
 
 fn key() -> EngineKey {
-    let rest =
-        CudaOptions { device_id: 0, memory_limit_bytes: None, conv_search: ConvSearch::Heuristic, cuda_graphs: false };
+    let rest = CudaOptions {
+        device_id: 0,
+        memory_limit_bytes: None,
+        conv_search: ConvSearch::Heuristic,
+        tf32: false,
+        cuda_graphs: false,
+    };
     let options =
         TensorRtOptions { fp16: true, int8: false, workspace_bytes: None, cuda_graphs: false, engines: None, rest };
     EngineKey {

@@ -37,6 +37,7 @@ pub struct CudaOptions {
     /// Of the arena of one graph.
     pub memory_limit_bytes: Option<u64>,
     pub conv_search: ConvSearch,
+    pub tf32: bool,
     pub cuda_graphs: bool,
 }
 
@@ -70,6 +71,7 @@ impl ProviderOptions {
             device_id,
             memory_limit_bytes: limit(settings.cuda.memory_limit),
             conv_search: settings.cuda.conv_search,
+            tf32: settings.cuda.tf32,
             cuda_graphs: settings.cuda.cuda_graphs,
         };
         let tensorrt = &settings.tensorrt;
@@ -124,6 +126,8 @@ fn cuda(options: &CudaOptions) -> ExecutionProviderDispatch {
     let mut cuda = ep::CUDA::default()
         .with_device_id(options.device_id.cast_signed())
         .with_conv_algorithm_search(search)
+        // Said either way: ONNX Runtime's own choice is to round.
+        .with_tf32(options.tf32)
         .with_cuda_graph(options.cuda_graphs)
         // Doubling would claim memory that the ledger has promised to others.
         .with_arena_extend_strategy(ArenaExtendStrategy::SameAsRequested);
@@ -234,6 +238,7 @@ mod tests {
         };
         assert_eq!((options.rest.device_id, options.rest.memory_limit_bytes), (1, Some(512 << 20)));
         assert!(options.fp16 && !options.int8 && !options.rest.cuda_graphs && options.engines.is_none());
+        assert!(!options.rest.tf32, "what 32 bits hold is kept");
         assert_eq!(options.workspace_bytes, Some(1 << 30));
     }
 
