@@ -31,7 +31,7 @@ use crate::{
     },
     base::{Error, Kind, Result},
     engines::{TranscribeAsk, diarize::Voices},
-    flow::{Priority, Task, TextSegment, Warning},
+    flow::{Priority, Task, TextSegment},
     jobs::{FileAsk, FileDesk, FileNews, FileSpeakers, FileSummary},
     media::AudioFile,
 };
@@ -89,8 +89,9 @@ pub(crate) async fn stt(mut call: Call) -> Reply {
     let model = context.settings.model_for(Task::Transcribe).unwrap_or_default().to_owned();
     let worker = AbortOnDropHandle::new(tokio::spawn(async move {
         let _place = place;
-        let summary = work(&context, file, ask, news).await?;
-        Ok((summary, context.registry.instead(Task::Transcribe)))
+        let mut summary = work(&context, file, ask, news).await?;
+        summary.warnings.extend(context.registry.instead(Task::Transcribe));
+        Ok(summary)
     }));
     let work = Work { worker, news: told, segments: Vec::new(), words, model };
     if call.header(header::ACCEPT).is_some_and(|accept| accept.contains("text/event-stream")) {
@@ -144,8 +145,7 @@ async fn work(context: &Context, file: AudioFile, ask: FileAsk, news: mpsc::Send
 
 /// A recording that is being transcribed. Dropping it ends the work.
 struct Work {
-    /// With what stood in for the model that the settings want.
-    worker: AbortOnDropHandle<Result<(FileSummary, Option<Warning>)>>,
+    worker: AbortOnDropHandle<Result<FileSummary>>,
     news: mpsc::Receiver<FileNews>,
     segments: Vec<TextSegment>,
     words: bool,
@@ -169,7 +169,7 @@ impl Work {
     /// Once nothing more is told.
     async fn end(&mut self) -> Result<SttAnswer> {
         let ended = (&mut self.worker).await;
-        let (summary, instead) = ended.map_err(|error| Error::internal("a fault in the server").cause(error))??;
+        let summary = ended.map_err(|error| Error::internal("a fault in the server").cause(error))??;
         let told = std::mem::take(&mut self.segments);
         let segments = summary.spoken.unwrap_or(told);
         let texts: Vec<&str> = segments.iter().map(|it| it.text.as_str()).filter(|text| !text.is_empty()).collect();
@@ -183,7 +183,7 @@ impl Work {
             segments,
             model: std::mem::take(&mut self.model),
             unavailable,
-            warnings: summary.warning.into_iter().chain(instead).collect(),
+            warnings: summary.warnings,
         })
     }
 }

@@ -107,7 +107,13 @@ pub(super) fn run(mut args: Args) -> Outcome {
         let desk = Arc::new(desk);
         for file in &args.files {
             match args.transcribe(file, &settings, &media, &desk).await {
-                Ok((summary, segments)) => args.write(file, model, &summary, &segments)?,
+                Ok((mut summary, segments)) => {
+                    summary.warnings.extend(registry.instead(Task::Transcribe));
+                    for warning in &summary.warnings {
+                        eprintln_line(&format!("{}: {}", file.display(), warning.message));
+                    }
+                    args.write(file, model, &summary, &segments)?;
+                }
                 // The other recordings are worth their text all the same.
                 Err(error) if args.files.len() > 1 => {
                     eprintln_line(&format!("{}: {}", file.display(), error.full()));
@@ -202,9 +208,6 @@ impl Args {
         bar.finish_and_clear();
         let mut summary = work.await.map_err(|error| Error::internal("the transcription crashed").cause(error))??;
         let segments = summary.spoken.take().unwrap_or(segments);
-        if let Some(warning) = &summary.warning {
-            eprintln_line(&format!("{}: {}", file.display(), warning.message));
-        }
         if summary.without_words && self.words {
             eprintln_line("this model cannot tell when words are spoken; an export named _timestamped can");
         }
@@ -244,8 +247,8 @@ impl Args {
         if self.words && summary.without_words {
             object["unavailable"] = json!(["words"]);
         }
-        if let Some(warning) = &summary.warning {
-            object["warnings"] = json!([warning]);
+        if !summary.warnings.is_empty() {
+            object["warnings"] = json!(summary.warnings);
         }
         format!("{object}\n")
     }

@@ -104,8 +104,8 @@ pub struct FileSummary {
     pub secs: f64,
     /// Words were asked for, and this model cannot tell their times.
     pub without_words: bool,
-    /// The recording is not whole, and neither is its text.
-    pub warning: Option<Warning>,
+    /// Why the text is not that of the whole recording, or not by what the settings want to have made it.
+    pub warnings: Vec<Warning>,
     /// All segments once more, with their speakers, and cut where the speaker changes. None where nobody asked who speaks.
     pub spoken: Option<Vec<TextSegment>>,
 }
@@ -140,7 +140,7 @@ impl FileDesk {
             }
         }
         let summary = work.finish(&samples).await?;
-        Ok(FileSummary { warning: stream.warning(), ..summary })
+        Ok(FileSummary { warnings: stream.warning().into_iter().collect(), ..summary })
     }
 }
 
@@ -230,7 +230,7 @@ impl<'a> Work<'a> {
             probability,
             secs,
             without_words: self.machine.without_words(),
-            warning: None,
+            warnings: Vec::new(),
             spoken,
         })
     }

@@ -143,6 +143,23 @@ fn a_recording_that_breaks_off_is_named_beside_its_text() {
     assert!(serde_json::from_slice::<Value>(&output.stdout).is_ok(), "{output:?}");
 }
 
+/// Nobody reads a log here: what stood in is said beside the text.
+#[test]
+fn what_stood_in_for_want_of_memory_is_said_without_a_daemon_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = vigia();
+    command.args(["transcribe", "--format", "json"]).arg(root().join("tests/data/speech/speech.wav"));
+    command.args(common_sets(dir.path())).args(["--set", "tasks.transcribe.model=test-large"]);
+    let output = command.output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success() && told.contains("transcribe runs as q8 on cpu: the device has no memory"),
+        "{told}"
+    );
+    let object: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(object["warnings"][0]["code"], "instead", "{object}");
+}
+
 #[test]
 fn recordings_are_transcribed_without_a_daemon_in_every_format() {
     let speech = root().join("tests/data/speech/speech.mp3");
