@@ -48,8 +48,9 @@ const MODELS: [Model; 7] = [
     Model { name: "chat", mib: 1000, work_mib: 230, priority: Priority::Batch, steps: 5 },
     Model { name: "paint", mib: 2300, work_mib: 700, priority: Priority::Batch, steps: 5 },
 ];
-/// A process of its own, before it holds anything.
-const PROCESS_BYTES: u64 = 8 << 20;
+/// A process of its own, before it holds anything. It shares most of that with others as a rule, but the kernel may leave
+/// it alone with it.
+const PROCESS_BYTES: u64 = 14 << 20;
 const STEP_MS: u64 = 1;
 /// People do one thing for a while: so many requests prefer the same few models.
 const SCENE: usize = 2000;
@@ -74,7 +75,7 @@ pub(super) struct Args {
     #[arg(long, value_delimiter = ',', default_values_t = [4_u64, 8, 12])]
     budgets: Vec<u64>,
     /// One byte of a process stands for so many
-    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u64).range(1..=256))]
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u64).range(1..=256))]
     scale: u64,
     /// Requests at a time
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u8).range(1..=64))]
