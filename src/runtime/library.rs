@@ -147,6 +147,17 @@ pub fn find(setting: &str, candidates: &[PathBuf]) -> Result<PathBuf> {
     found.cloned().ok_or_else(|| Error::unavailable("ONNX Runtime's shared library was not found").hint(HOW_TO_GET))
 }
 
+/// That of this checkout, for tests that need one.
+#[cfg(test)]
+pub(crate) fn for_tests() -> Option<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let library = find("", &candidates(&root.join("target/debug/vigia"), root)).ok();
+    if library.is_none() {
+        println!("skipped: ONNX Runtime was not found");
+    }
+    library
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

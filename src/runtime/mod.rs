@@ -18,6 +18,8 @@ mod value;
 mod version;
 
 pub use graph::{Graph, GraphOptions, Outputs, View};
+#[cfg(test)]
+pub(crate) use library::for_tests;
 pub use library::{Runtime, candidates, find};
 pub use plan::open_plan;
 pub use provider::{Provider, ProviderOptions};

@@ -242,18 +242,13 @@ fn failed(error: ort::Error) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
 
     use super::*;
-    use crate::runtime::{Runtime, candidates, find};
+    use crate::runtime::{Runtime, for_tests};
 
     #[test]
     fn tensors_that_do_not_fit_each_other_are_errors() {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let Ok(library) = find("", &candidates(&root.join("target/debug/vigia"), root)) else {
-            println!("skipped: ONNX Runtime was not found");
-            return;
-        };
+        let Some(library) = for_tests() else { return };
         let _opened = Runtime::open(&library).unwrap();
         let whole = Tensor::integers(Element::I64, &[2, 1], &[1, 2]).unwrap();
         let broken = Tensor::floats(Element::F32, &[2, 1], &[1.0, 2.0]).unwrap();

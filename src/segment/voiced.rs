@@ -53,7 +53,7 @@ impl Certainty {
         self.loud |= voiced.loud;
     }
 
-    pub(super) fn is_sure(self) -> bool {
+    fn is_sure(self) -> bool {
         self.sure || !self.loud
     }
 }

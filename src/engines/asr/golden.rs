@@ -18,7 +18,7 @@ mod tests {
     use crate::{
         engines::{Cancel, Transcriber, vad},
         flow::{Pcm, Word},
-        runtime::{Runtime, candidates, find},
+        runtime::{Runtime, for_tests},
         segment::{Voiced, Windows, speech::FRAME},
     };
 
@@ -28,10 +28,8 @@ mod tests {
     }
 
     fn assets() -> Option<Assets> {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let folder = env::var("VIGIA_TEST_ASSETS").ok().map(PathBuf::from);
-        let library = find("", &candidates(&root.join("target/debug/vigia"), root)).ok();
-        let assets = folder.zip(library).map(|(folder, library)| Assets { folder, library });
+        let assets = folder.zip(for_tests()).map(|(folder, library)| Assets { folder, library });
         if assets.is_none() {
             println!("skipped: VIGIA_TEST_ASSETS is not set, or ONNX Runtime was not found");
         }

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     engines::{Cancel, Diarizer, Embedder},
     flow::SAMPLE_RATE_HZ,
-    runtime::{Runtime, candidates, find, protobuf::Message},
+    runtime::{Runtime, for_tests, protobuf::Message},
 };
 
 const FLOAT: u64 = 1;
@@ -24,12 +24,7 @@ const BANDS: usize = 80;
 const SEES: usize = 991;
 
 fn runtime() -> Option<Runtime> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let library = find("", &candidates(&root.join("target/debug/vigia"), root)).ok();
-    if library.is_none() {
-        println!("skipped: ONNX Runtime was not found");
-    }
-    library.map(|library| Runtime::open(&library).unwrap())
+    for_tests().map(|library| Runtime::open(&library).unwrap())
 }
 
 /// `lists` and `numbers`: attributes.

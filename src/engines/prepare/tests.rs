@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     models::catalogue::Catalogue,
     runtime::{
-        candidates, find,
+        for_tests,
         provider::{ConvSearch, CudaOptions, TensorRtOptions},
     },
     settings::Provider::{Cpu, Cuda, TensorRt},
@@ -273,12 +273,8 @@ impl Builder for Pair {
 
 #[test]
 fn whispers_encoder_serves_where_it_answers_as_recorded_and_is_quarantined_where_it_does_not() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let Ok(library) = find("", &candidates(&root.join("target/debug/vigia"), root)) else {
-        println!("SKIPPED: ONNX Runtime was not found");
-        return;
-    };
-    let model = root.join("tests/data/whisper-tiny");
+    let Some(library) = for_tests() else { return };
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/whisper-tiny");
     let check = Check {
         graphs: Catalogue::load(None).unwrap().require("whisper-large-v3").unwrap().check.clone().unwrap().graphs,
         ..check()

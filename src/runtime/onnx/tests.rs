@@ -3,7 +3,7 @@
 use std::{fs, path::PathBuf};
 
 use super::*;
-use crate::runtime::{Element, Graph, GraphOptions, Port, Runtime, Tensor, Wanted, candidates, find};
+use crate::runtime::{Element, Graph, GraphOptions, Port, Runtime, Tensor, Wanted, for_tests};
 
 const SWITCH: &str = "use_cache_branch";
 const PAST: &str = "past_key_values.";
@@ -13,12 +13,7 @@ fn path(name: &str) -> PathBuf {
 }
 
 fn runtime() -> Option<Runtime> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let library = find("", &candidates(&root.join("target/debug/vigia"), root)).ok();
-    if library.is_none() {
-        println!("skipped: ONNX Runtime was not found");
-    }
-    library.map(|library| Runtime::open(&library).unwrap())
+    for_tests().map(|library| Runtime::open(&library).unwrap())
 }
 
 /// Something for every input, the same for the same name.

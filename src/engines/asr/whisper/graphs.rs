@@ -366,7 +366,7 @@ mod tests {
             },
         },
         flow::Pcm,
-        runtime::{Provider, Signature, candidates, find},
+        runtime::{Provider, Signature, for_tests},
         settings::{DEFAULTS, Settings},
     };
 
@@ -396,11 +396,7 @@ mod tests {
 
     #[test]
     fn graphs_that_cannot_be_changed_are_used_as_published_and_that_is_said() {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let Ok(library) = find("", &candidates(&root.join("target/debug/vigia"), root)) else {
-            println!("skipped: ONNX Runtime was not found");
-            return;
-        };
+        let Some(library) = for_tests() else { return };
         let dir = tempfile::tempdir().unwrap();
         for (name, graphs) in [("merged", &MERGED[..]), ("split", &SPLIT[..])] {
             let plain = dir.path().join(name);
@@ -432,13 +428,9 @@ mod tests {
 
     #[test]
     fn an_engine_takes_plans_through_tensorrt_alone_and_says_what_they_lack() {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let Ok(library) = find("", &candidates(&root.join("target/debug/vigia"), root)) else {
-            println!("skipped: ONNX Runtime was not found");
-            return;
-        };
+        let Some(library) = for_tests() else { return };
         let dir = tempfile::tempdir().unwrap();
-        let shapes = root.join("tests/data/whisper-tiny");
+        let shapes = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/whisper-tiny");
         for file in ["config.json", "generation_config.json", "preprocessor_config.json", "tokenizer.json"] {
             fs::copy(shapes.join(file), dir.path().join(file)).unwrap();
         }

@@ -11,11 +11,7 @@ mod tests {
     use serde_json::Value;
 
     use super::super::*;
-    use crate::{
-        engines::Decode,
-        flow::Pcm,
-        runtime::{candidates, find},
-    };
+    use crate::{engines::Decode, flow::Pcm, runtime::for_tests};
 
     /// The reference takes the first result, whatever it thinks of it.
     fn plain(timestamps: bool) -> Decode {
@@ -44,15 +40,6 @@ mod tests {
         assets
     }
 
-    fn library() -> Option<PathBuf> {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let library = find("", &candidates(&root.join("target/debug/vigia"), root)).ok();
-        if library.is_none() {
-            println!("skipped: ONNX Runtime was not found");
-        }
-        library
-    }
-
     /// The same again with more audio, for `scripts/test --long`: a debug build is slow over fifty thousand logits.
     fn is_long_test() -> bool {
         env::var("VIGIA_TEST_LONG").is_ok_and(|it| it == "1")
@@ -63,7 +50,7 @@ mod tests {
     }
 
     fn open(dir: &Path, change: impl Fn(&mut WhisperSpec)) -> Option<Whisper> {
-        let mut spec = WhisperSpec::of(dir, &library()?, 2);
+        let mut spec = WhisperSpec::of(dir, &for_tests()?, 2);
         change(&mut spec);
         Some(Whisper::open(&spec).unwrap())
     }
@@ -478,7 +465,7 @@ mod tests {
 
     #[test]
     fn files_that_are_cut_off_or_of_another_model_are_errors() {
-        let (Some(assets), Some(library)) = (assets(), library()) else { return };
+        let (Some(assets), Some(library)) = (assets(), for_tests()) else { return };
         let dir = assets.join("golden/whisper-tiny-random");
         let copy = |change: &dyn Fn(&Path)| {
             let temp = tempfile::tempdir().unwrap();
