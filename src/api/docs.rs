@@ -231,8 +231,8 @@ fn vendored(name: &str) -> Result<Bytes, Error> {
 /// The server sends, each with `session_id` and a gap-free `seq` that goes on over a session's connections: `config_ack`
 /// (`resumed`, `take_open`, `received_samples`, `limits`, and `unavailable` tasks), `ack` (`received_samples` at 16 kHz that
 /// are durable, and the newest `chunk_id` among them), `speech` (`state`, `at`), `partial_result` (`text`, `committed`, `segment`,
-/// `start`), `segment_result` (`segment`), `final_result` (`text`, `language`, `duration`, `segments`), `session_analysis`,
-/// and `error` (`code`, `message`, `hint`, `fatal`).
+/// `start`), `segment_result` (`segment`), `final_result` (`text`, `language`, `duration`, `segments`, and
+/// `warnings` as of `/api/stt` where there are any), `session_analysis`, and `error` (`code`, `message`, `hint`, `fatal`).
 ///
 /// A segment's `speaker` is `S1`, `S2` … or the name of a known voice, the same for all takes of a session; null where
 /// nobody can say. What was said in a segment is never said again, but the final result of a take may have other speakers,

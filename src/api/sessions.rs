@@ -175,7 +175,7 @@ pub(crate) async fn transcribe(mut call: Call) -> Reply {
     let context = call.context();
     let _place = stt::place(&call.app)?;
     let Retold { result, probability, without_words } = context.sessions.transcribe_again(&row.id, again).await?;
-    let FinalResult { text, language, duration, segments, .. } = result;
+    let FinalResult { text, language, duration, segments, warnings, .. } = result;
     let answer = SttAnswer {
         text,
         language,
@@ -184,7 +184,7 @@ pub(crate) async fn transcribe(mut call: Call) -> Reply {
         segments,
         model: context.settings.model_for(Task::Transcribe).unwrap_or_default().to_owned(),
         unavailable: if without_words { vec!["words"] } else { Vec::new() },
-        warnings: context.registry.instead(Task::Transcribe).into_iter().collect(),
+        warnings,
     };
     Ok(json(StatusCode::OK, &answer))
 }

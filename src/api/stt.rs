@@ -90,7 +90,7 @@ pub(crate) async fn stt(mut call: Call) -> Reply {
     let worker = AbortOnDropHandle::new(tokio::spawn(async move {
         let _place = place;
         let mut summary = work(&context, file, ask, news).await?;
-        summary.warnings.extend(context.registry.instead(Task::Transcribe));
+        summary.warnings.extend(context.registry.instead(Task::of_transcript(diarize)));
         Ok(summary)
     }));
     let work = Work { worker, news: told, segments: Vec::new(), words, model };

@@ -108,7 +108,7 @@ pub(super) fn run(mut args: Args) -> Outcome {
         for file in &args.files {
             match args.transcribe(file, &settings, &media, &desk).await {
                 Ok((mut summary, segments)) => {
-                    summary.warnings.extend(registry.instead(Task::Transcribe));
+                    summary.warnings.extend(registry.instead(Task::of_transcript(args.diarize)));
                     for warning in &summary.warnings {
                         eprintln_line(&format!("{}: {}", file.display(), warning.message));
                     }

@@ -29,6 +29,11 @@ impl Task {
         Task::Detect,
     ];
 
+    /// Those that make a transcript.
+    pub fn of_transcript(diarizes: bool) -> &'static [Task] {
+        if diarizes { &[Task::Transcribe, Task::Diarize] } else { &[Task::Transcribe] }
+    }
+
     pub fn name(self) -> &'static str {
         match self {
             Task::Vad => "vad",

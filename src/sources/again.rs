@@ -75,7 +75,8 @@ impl Sessions {
             }),
             first_id: row.next_segment,
         };
-        let (summary, segments) = work(services, audio, ask).await?;
+        let (mut summary, segments) = work(services, audio, ask).await?;
+        summary.warnings.extend(services.registry.instead(Task::of_transcript(asked.diarize)));
         let progress = Progress { next_segment: next_id(&segments, row.next_segment), ..row.progress() };
         let result = FinalResult {
             text: texts(&segments),
@@ -83,6 +84,7 @@ impl Sessions {
             duration: summary.secs,
             segments,
             unavailable: Vec::new(),
+            warnings: summary.warnings,
             again: true,
         };
         let mut notes = vec![Note::Retold(id.clone(), progress)];

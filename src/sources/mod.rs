@@ -39,7 +39,7 @@ use bytes::Bytes;
 use crate::{
     base::{Error, Shutdown},
     engines::Registry,
-    flow::{Event, Task, TextSegment},
+    flow::{Event, Task, TextSegment, Warning},
     jobs::{Analysis, Queue},
     media::Media,
     publish::Hub,
@@ -163,6 +163,9 @@ pub struct FinalResult {
     pub segments: Vec<TextSegment>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub unavailable: Vec<Task>,
+    /// What to know of it, such as that a smaller model made it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<Warning>,
     /// It is of the whole session, transcribed once more, and stands for all that was told before.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub again: bool,

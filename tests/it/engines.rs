@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 
 use crate::{
-    harness::{Daemon, LIMIT, common_sets, data, root, vigia},
+    harness::{Daemon, LIMIT, common_sets, data, root, speech_pcm, vigia},
     hosts::is_running,
 };
 
@@ -26,7 +26,7 @@ fn daemon() -> Daemon {
 }
 
 /// The processes of engines are the daemon's only children.
-fn engines(daemon: &Daemon) -> Vec<u32> {
+pub(crate) fn engines(daemon: &Daemon) -> Vec<u32> {
     let pids = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok());
     let parent = |pid: u32| {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
@@ -44,7 +44,7 @@ fn form() -> Bytes {
     [head, data("speech/speech.wav"), b"\r\n--XX--\r\n".to_vec()].concat().into()
 }
 
-async fn stt(daemon: &Daemon) -> (u16, Value) {
+pub(crate) async fn stt(daemon: &Daemon) -> (u16, Value) {
     daemon.post("/api/stt", "multipart/form-data; boundary=XX", form()).await
 }
 
@@ -117,6 +117,11 @@ async fn where_the_device_runs_out_of_memory_a_smaller_variant_answers_and_every
     let (_, answer) = stt(&daemon).await;
     assert_eq!(answer["warnings"][0]["code"], json!("instead"), "{answer}");
     assert!(answer["warnings"][0]["message"].as_str().unwrap().contains("runs as q8 on cpu"), "{answer}");
+    let mut stream = daemon.audio(json!({ "type": "config", "sample_rate": 16000, "encoding": "pcm16" })).await;
+    stream.audio(&speech_pcm()).await;
+    stream.end().await;
+    let result = stream.until("final_result").await;
+    assert_eq!(result["warnings"], answer["warnings"], "{result}");
     assert!(daemon.log().contains("runs as q8 on cpu"), "{}", daemon.log());
     let of = |variant: &str, state: &str| json!([variant, state]);
     let mut told = Vec::new();

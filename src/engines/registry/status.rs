@@ -58,10 +58,14 @@ impl Registry {
         self.status(task, &self.ledgers()).state
     }
 
-    /// What whoever reads a result has to know of who made it, if that is not what the settings want first.
-    pub fn instead(&self, task: Task) -> Option<Warning> {
-        let told = lock(&self.0.failures).get(&task).filter(|reason| reason.starts_with(INSTEAD)).cloned();
-        told.map(|told| Warning { code: WarningCode::Instead, message: format!("{} {told}", task.name()) })
+    /// What whoever reads a result of these tasks has to know of who made it, where that is not what the settings want
+    /// first.
+    pub fn instead(&self, tasks: &[Task]) -> Vec<Warning> {
+        let failures = lock(&self.0.failures);
+        let told = tasks.iter().filter_map(|task| Some((task, failures.get(task)?)));
+        let told = told.filter(|(_, reason)| reason.starts_with(INSTEAD));
+        told.map(|(task, told)| Warning { code: WarningCode::Instead, message: format!("{} {told}", task.name()) })
+            .collect()
     }
 
     fn status(&self, task: Task, ledgers: &[Ledger]) -> TaskStatus {

@@ -81,7 +81,8 @@ impl SessionTask {
         self.count(&take);
         let mut segments = take.into_segments();
         segments.iter_mut().for_each(|segment| drop(self.trim(segment)));
-        let result = final_result(segments, samples, &self.config, self.transcribes, diarized);
+        let mut result = final_result(segments, samples, &self.config, self.transcribes, diarized);
+        result.warnings = self.services.registry.instead(Task::of_transcript(diarized));
         let over = Note::TakeOver(self.config.id.clone(), self.timeline.progress());
         let published = self.publish(EventType::TranscriptFinal, json!(result), vec![over]).await;
         self.journaled(published.position).await;
@@ -175,6 +176,7 @@ fn final_result(
         duration: samples_to_secs(samples),
         unavailable: missed.into_iter().filter(|(_, missed)| *missed).map(|(task, _)| task).collect(),
         segments,
+        warnings: Vec::new(),
         again: false,
     }
 }
