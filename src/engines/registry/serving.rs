@@ -134,7 +134,12 @@ impl<'a> Stock<'a> {
     }
 
     pub(super) fn transcriber(&self, model: &str) -> Result<Serving> {
-        self.transcriber_in(model, self.settings.variants_for(Task::Transcribe).first().copied())
+        let variants = self.settings.variants_for(Task::Transcribe);
+        let mut others = variants.iter().skip(1);
+        let serving = self.transcriber_in(model, variants.first().copied())?;
+        // A name that is none would be noticed only when memory is short.
+        others.try_for_each(|variant| self.knows(model, variant))?;
+        Ok(serving)
     }
 
     pub(super) fn transcriber_in(&self, model: &str, variant: Option<&str>) -> Result<Serving> {

@@ -2,7 +2,7 @@
 //! behind it, or, where they name none at all, the smaller ones that are installed. Never one that they do not permit.
 
 use crate::{
-    base::Result,
+    base::{Error, Result},
     engines::registry::serving::{PRECISIONS, Serving, Stock},
     flow::Task,
 };
@@ -54,6 +54,16 @@ impl Stock<'_> {
                 Ok(Smaller { servings, hint })
             }
         }
+    }
+
+    /// Whether this model may have such a variant; it need not be here.
+    pub(super) fn knows(&self, model: &str, variant: &str) -> Result<()> {
+        let all = self.variants_of(model)?;
+        if all.iter().any(|known| known == variant) {
+            return Ok(());
+        }
+        Err(Error::invalid(format!("tasks.transcribe.variant names {variant}, which {model} does not have"))
+            .hint(format!("it has: {}", all.join(", "))))
     }
 
     fn is_listed(&self, model: &str) -> bool {

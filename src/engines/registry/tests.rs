@@ -181,6 +181,17 @@ async fn what_there_was_no_memory_for_is_not_tried_at_every_ask() {
 }
 
 #[tokio::test]
+async fn a_variant_that_does_not_exist_is_told_before_it_is_needed() {
+    let registry = large(&["tasks.transcribe.variant=fp32,q9"]);
+    registry.begin(&with_card(0));
+    let status = transcription(&registry);
+    assert_eq!(status.state, TaskState::Unavailable);
+    assert!(status.reason.unwrap().contains("names q9, which test-large does not have"));
+    let error = registry.hire::<Asr>(Live).await.err().unwrap();
+    assert!(error.hint_text().unwrap().contains("fp32, fp16, q8"), "{}", error.full());
+}
+
+#[tokio::test]
 async fn a_variant_that_is_named_alone_has_no_other_in_its_place() {
     let registry = large(&["tasks.transcribe.variant=fp32"]);
     registry.begin(&with_card(0));
