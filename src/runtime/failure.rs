@@ -1,9 +1,12 @@
-//! How the libraries that run graphs say that memory has run out. Such an error has a kind of its own, because a smaller
-//! variant, or another place, may still serve. They give it no code that can be told apart, so their words are read.
+//! What the libraries that run graphs mean by their words, for they give no code that can be told apart. That memory has
+//! run out has a kind of its own, because a smaller variant, or another place, may still serve.
 
 use std::path::Path;
 
-use crate::base::{Error, Kind};
+use crate::{
+    base::{Error, Kind},
+    runtime::provider,
+};
 
 /// In small letters, as ONNX Runtime, its arena, CUDA, cuBLAS, cuDNN, TensorRT, a Jetson's driver, C++ and Rust put it.
 const SIGNS: [&str; 10] = [
@@ -30,6 +33,8 @@ pub(crate) fn open_error(path: &Path, text: &str) -> Error {
     let error = if is_out_of_memory(text) {
         Error::new(Kind::OverBudget, format!("there is not enough memory to load the model {}", path.display()))
             .hint("unload another model, choose a smaller variant, or lower what else runs on this device")
+    } else if let Some((library, source)) = provider::absent(text) {
+        Error::unavailable(format!("the model {} cannot be opened: {library} is missing", path.display())).hint(source)
     } else {
         Error::unavailable(format!("the model {} cannot be opened", path.display()))
             .hint("check the file, or remove its folder and fetch it again")
@@ -43,6 +48,8 @@ pub(crate) fn run_error(what: impl Into<String>, text: &str) -> Error {
     let error = if is_out_of_memory(text) {
         Error::new(Kind::OverBudget, format!("{what}: there is not enough memory for what it works in"))
             .hint("choose a smaller variant, a larger memory.margin, or lower what else runs on this device")
+    } else if let Some((library, source)) = provider::absent(text) {
+        Error::unavailable(format!("{what}: {library} is missing")).hint(source)
     } else {
         Error::internal(what)
     };
@@ -81,6 +88,13 @@ mod tests {
         for text in ["Protobuf parsing failed.", "CUDA failure 222: PTX was compiled with another toolkit", ""] {
             assert_eq!(open_error(Path::new("m.onnx"), text).kind(), Kind::Unavailable, "{text}");
             assert_eq!(run_error("the model m.onnx failed", text).kind(), Kind::Internal, "{text}");
+        }
+        let late = "Non-zero status code while running Conv node. cuDNN is not available. Install cuDNN";
+        for error in [open_error(Path::new("m.onnx"), late), run_error("the model m.onnx failed", late)] {
+            assert!(
+                error.kind() == Kind::Unavailable && error.message().contains("libcudnn.so.9 is missing"),
+                "{error:?}"
+            );
         }
         let error = open_error(Path::new("m.onnx"), "Protobuf parsing failed.");
         assert!(error.full().contains("Protobuf parsing failed"), "{}", error.full());

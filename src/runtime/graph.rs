@@ -12,10 +12,10 @@ use crate::{
     base::{Error, Result},
     runtime::{
         Runtime,
+        failure::run_error,
         onnx::Model,
         provider::ProviderOptions,
         session::{open_changed, open_session},
-        shortage::run_error,
     },
 };
 

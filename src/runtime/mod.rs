@@ -4,6 +4,7 @@
 //! silent second best: what was asked for runs, or an error says what is missing. Knows no task and no model.
 
 mod driver;
+mod failure;
 mod graph;
 mod library;
 pub mod onnx;
@@ -11,21 +12,20 @@ mod plan;
 pub mod protobuf;
 pub mod provider;
 mod session;
-mod shortage;
 mod tensor;
 mod trial;
 mod value;
 mod version;
 
+pub use failure::is_out_of_memory;
+#[cfg(any(test, feature = "test-engine"))]
+pub(crate) use failure::{open_error, run_error};
 pub use graph::{Graph, GraphOptions, Outputs, View};
 #[cfg(test)]
 pub(crate) use library::for_tests;
 pub use library::{Runtime, candidates, find};
 pub use plan::open_plan;
 pub use provider::{Provider, ProviderOptions};
-pub use shortage::is_out_of_memory;
-#[cfg(any(test, feature = "test-engine"))]
-pub(crate) use shortage::{open_error, run_error};
 pub use tensor::{ElementType, Signature, TensorSpec};
 pub use trial::{Answers, trial};
 pub use value::{Element, Port, Tensor, Wanted};

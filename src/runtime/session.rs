@@ -9,7 +9,7 @@ use ort::session::{
 
 use crate::{
     base::{Error, Result},
-    runtime::{GraphOptions, Runtime, onnx::Model, provider, shortage::open_error},
+    runtime::{GraphOptions, Runtime, failure::open_error, onnx::Model, provider},
 };
 
 pub(super) fn open_session(runtime: &Runtime, path: &Path, options: &GraphOptions) -> Result<Session> {

@@ -12,7 +12,7 @@ use ort::{
 
 use crate::{
     base::{Error, Result},
-    runtime::{Graph, shortage::run_error},
+    runtime::{Graph, failure::run_error},
 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

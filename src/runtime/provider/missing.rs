@@ -42,6 +42,37 @@ pub(super) fn no_driver(provider: Provider, error: Error) -> Error {
     Error::unavailable(format!("the provider `{}` cannot start: {}", provider.name(), error.message())).hint(hint)
 }
 
+/// The driver brings support for CUDA up to some version; the provider is made with one of its own. Within a major
+/// version any driver serves.
+pub(super) fn driver_is_old(provider: Provider, library: &Path, driver: (u32, u32)) -> Option<Error> {
+    let wanted = provider_files(provider, library).iter().filter_map(|file| made_with(&needed(file).ok()?)).max()?;
+    if driver.0 >= wanted {
+        return None;
+    }
+    let (major, minor) = driver;
+    let message = format!(
+        "the provider `{}` cannot start: it is made with CUDA {wanted}, and the NVIDIA driver brings CUDA {major}.{minor}",
+        provider.name()
+    );
+    let newer = "install a newer driver (CUDA 13 wants 580 or more, CUDA 12 wants 525)";
+    Some(Error::unavailable(message).hint(format!("{newer}, or a build of ONNX Runtime for CUDA {major}")))
+}
+
+/// The major version of CUDA, by its runtime's name.
+fn made_with(needed: &BTreeSet<String>) -> Option<u32> {
+    needed.iter().find_map(|name| name.strip_prefix("libcudart.so.")?.split('.').next()?.parse().ok())
+}
+
+/// Newer builds open some libraries only when a graph needs them. The one that these words miss, and where it comes from.
+pub(in crate::runtime) fn absent(text: &str) -> Option<(String, String)> {
+    const LATE: [(&str, &str); 2] =
+        [("cuDNN is not available", "libcudnn.so.9"), ("cuFFT is not available", "libcufft")];
+    let late = LATE.iter().find(|(words, _)| text.contains(words)).map(|(_, name)| (*name).to_owned());
+    let name = late.or_else(|| missing_in(text).pop())?;
+    let source = sources(&[name.clone()].into());
+    Some((name, source))
+}
+
 /// ONNX Runtime's own words, with all that is missing found in them and in the provider's file.
 pub(super) fn explained(provider: Provider, text: &str, library: &Path) -> Error {
     let mut missing: BTreeSet<String> = missing_in(text).into_iter().collect();
@@ -153,6 +184,33 @@ mod tests {
         let error = explained(Provider::Cuda, "it does not load", &dir.path().join("libonnxruntime.so"));
         let expected = "the provider `cuda` cannot start: libvigia-none-a.so.12, libvigia-none-b.so.9 are missing";
         assert_eq!(error.message(), expected);
+    }
+
+    #[test]
+    fn a_driver_that_is_too_old_for_a_provider_is_told_before_it_fails() {
+        let dir = tempfile::tempdir().unwrap();
+        let library = dir.path().join("libonnxruntime.so");
+        std::fs::write(dir.path().join("libonnxruntime_providers_cuda.so"), b"\0libcudart.so.13\0libcurand.so.10\0")
+            .unwrap();
+        std::fs::write(dir.path().join("libonnxruntime_providers_tensorrt.so"), b"\0libnvinfer.so.10\0").unwrap();
+        for provider in [Provider::Cuda, Provider::TensorRt] {
+            let error = driver_is_old(provider, &library, (12, 2)).unwrap();
+            assert!(error.message().contains("made with CUDA 13, and the NVIDIA driver brings CUDA 12.2"), "{error:?}");
+            assert!(error.hint_text().unwrap().contains("580"), "{error:?}");
+            assert!(driver_is_old(provider, &library, (13, 0)).is_none());
+            assert!(driver_is_old(provider, &library, (14, 1)).is_none());
+        }
+        assert!(driver_is_old(Provider::NvRtx, &library, (11, 0)).is_none(), "nothing is known of it");
+    }
+
+    #[test]
+    fn a_library_that_is_opened_late_is_named_too() {
+        let (name, source) =
+            absent("Conv node. Status Message: cuDNN is not available. Install cuDNN, update …").unwrap();
+        assert!(name == "libcudnn.so.9" && source.contains("libcudnn9-cuda-12"), "{name}: {source}");
+        let (name, source) = absent("libnvrtc.so.13: cannot open shared object file: No such file").unwrap();
+        assert!(name == "libnvrtc.so.13" && source.contains("cuda-libraries"), "{name}: {source}");
+        assert_eq!(absent("CUDA failure 2: out of memory"), None);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 mod missing;
 
-pub(super) use missing::needed;
+pub(super) use missing::{absent, needed};
 
 use std::path::{Path, PathBuf};
 
@@ -193,7 +193,10 @@ pub(super) fn register(
         return Err(missing::not_built_in(provider, runtime.library()));
     }
     // Asked for first: without a driver the libraries fail with words that lead elsewhere, TensorRT's even crashes.
-    driver::check().map_err(|error| missing::no_driver(provider, error))?;
+    let driver = driver::check().map_err(|error| missing::no_driver(provider, error))?;
+    if let Some(error) = missing::driver_is_old(provider, runtime.library(), driver) {
+        return Err(error);
+    }
     let registrations = options.registrations()?;
     builder
         .with_execution_providers(registrations)
