@@ -1,6 +1,7 @@
 //! Starts the daemon for a test and ends it with the test, and speaks to it as a client does.
 
 use std::{
+    ffi::OsString,
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -20,6 +21,7 @@ pub(crate) struct Daemon {
     child: Child,
     dir: TempDir,
     sets: Vec<String>,
+    envs: Vec<(&'static str, OsString)>,
     pub(crate) http: SocketAddr,
     pub(crate) mqtt: Option<SocketAddr>,
 }
@@ -31,14 +33,19 @@ impl Daemon {
     }
 
     pub(crate) fn start_with(sets: &[&str]) -> Daemon {
-        Daemon::start_in(tempfile::tempdir().unwrap(), sets.iter().map(|&set| set.to_owned()).collect())
+        Daemon::start_beside(sets, Vec::new())
     }
 
-    fn start_in(dir: TempDir, sets: Vec<String>) -> Daemon {
+    /// … in another environment.
+    pub(crate) fn start_beside(sets: &[&str], envs: Vec<(&'static str, OsString)>) -> Daemon {
+        Daemon::start_in(tempfile::tempdir().unwrap(), sets.iter().map(|&set| set.to_owned()).collect(), envs)
+    }
+
+    fn start_in(dir: TempDir, sets: Vec<String>, envs: Vec<(&'static str, OsString)>) -> Daemon {
         let announce = dir.path().join("announce.json");
         fs::remove_file(&announce).unwrap_or(());
         let mut command = vigia();
-        command.arg("run").arg("--announce").arg(&announce).args(common_sets(dir.path()));
+        command.arg("run").arg("--announce").arg(&announce).args(common_sets(dir.path())).envs(envs.iter().cloned());
         for set in &sets {
             command.args(["--set", set]);
         }
@@ -55,16 +62,17 @@ impl Daemon {
             std::thread::yield_now();
         };
         let address = |key: &str| announced[key].as_str().map(|it| it.parse().unwrap());
-        Daemon { child, sets, http: address("http").unwrap(), mqtt: address("mqtt"), dir }
+        Daemon { child, sets, envs, http: address("http").unwrap(), mqtt: address("mqtt"), dir }
     }
 
     /// SIGKILL, then a new one on the same folder.
     pub(crate) fn kill_and_restart(mut self) -> Daemon {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
-        let (dir, sets) = (std::mem::replace(&mut self.dir, tempfile::tempdir().unwrap()), self.sets.clone());
+        let dir = std::mem::replace(&mut self.dir, tempfile::tempdir().unwrap());
+        let (sets, envs) = (self.sets.clone(), self.envs.clone());
         drop(self);
-        Daemon::start_in(dir, sets)
+        Daemon::start_in(dir, sets, envs)
     }
 
     /// … with another setting above its own.

@@ -8,6 +8,7 @@ mod asr;
 mod asr_command;
 mod audio;
 mod bad_input;
+mod card;
 mod encodings;
 mod engines;
 mod harness;

@@ -149,6 +149,7 @@ impl Pool {
 
 async fn watch(manager: Manager<EngineLoader>, shelf: Arc<Shelf>, meter: Option<Arc<Meter>>, every: Duration) {
     let mut turns = interval(every);
+    let mut is_blind = false;
     loop {
         turns.tick().await;
         let running = shelf.running();
@@ -169,10 +170,15 @@ async fn watch(manager: Manager<EngineLoader>, shelf: Arc<Shelf>, meter: Option<
         });
         match measured.await {
             Ok((Ok(foreign), grown)) => {
+                if std::mem::take(&mut is_blind) {
+                    log::info!("the memory in use is measured again");
+                }
                 grown.iter().for_each(|(key, bytes)| manager.measured(key, *bytes));
                 manager.set_foreign(foreign);
             }
-            Ok((Err(error), _)) => log::debug!("{}", error.full()),
+            // The last figures stay.
+            Ok((Err(error), _)) if !std::mem::replace(&mut is_blind, true) => log::warn!("{}", error.full()),
+            Ok((Err(_), _)) => {}
             Err(error) => log::error!("measuring memory ended badly: {error}"),
         }
     }
