@@ -8,8 +8,9 @@ use crate::{
     runtime::provider,
 };
 
-/// In small letters, as ONNX Runtime, its arena, CUDA, cuBLAS, cuDNN, TensorRT, a Jetson's driver, C++ and Rust put it.
-const SIGNS: [&str; 10] = [
+/// In small letters, as ONNX Runtime, its arena, CUDA, cuBLAS, cuDNN, cuFFT, TensorRT, a Jetson's driver, C++ and Rust put
+/// it.
+const SIGNS: [&str; 12] = [
     "out of memory",
     "outofmemory",
     "cuda failure 2:",
@@ -17,10 +18,53 @@ const SIGNS: [&str; 10] = [
     "failed to allocate memory",
     "is smaller than requested bytes",
     "_status_alloc_failed",
-    "nvmapmemalloc",
+    "_allocation_failed",
+    "cufft_alloc_failed",
+    "nvmapmem",
     "bad_alloc",
     "memory allocation of",
 ];
+
+/// How ONNX Runtime begins what the card or its libraries answered.
+const DEVICE: [&str; 6] =
+    ["CUDA failure", "CUBLAS failure", "CUDNN failure", "CUDNN_FE failure", "CUFFT failure", "TensorRT EP"];
+pub(super) const LOOK_AT_THE_CARD: &str = "`nvidia-smi` and `dmesg` tell how the card is; restart vigia, and the machine if that \
+                                does not help";
+
+/// Code is compiled for kinds of cards, and CUDA runs none that was made for others.
+const NO_KERNEL: &str = "no kernel image is available";
+const ANOTHER_BUILD: &str = "`nvidia-smi --query-gpu=name,compute_cap --format=csv` shows the card's kind; it is older than \
+                             this build serves (onnxruntime-gpu for CUDA 13 begins with 7.5), or newer: name a build of \
+                             ONNX Runtime for it in runtime.library, or set providers.order = [\"cpu\"]";
+
+/// What can be done about a failure depends on what it was.
+enum Reason {
+    Memory,
+    /// A library, and where it comes from.
+    Missing(String, String),
+    NoKernel,
+    Device,
+    Other,
+}
+
+fn reason(text: &str) -> Reason {
+    if is_out_of_memory(text) {
+        Reason::Memory
+    } else if let Some((library, source)) = provider::absent(text) {
+        Reason::Missing(library, source)
+    } else if text.contains(NO_KERNEL) {
+        Reason::NoKernel
+    } else if is_of_the_card(text) {
+        Reason::Device
+    } else {
+        Reason::Other
+    }
+}
+
+/// Whether the card, or a library of it, said so.
+pub(super) fn is_of_the_card(text: &str) -> bool {
+    DEVICE.iter().any(|words| text.contains(words))
+}
 
 /// Also of the last words of a process that ended because of it.
 pub fn is_out_of_memory(text: &str) -> bool {
@@ -30,30 +74,48 @@ pub fn is_out_of_memory(text: &str) -> bool {
 
 /// What opening a graph failed with.
 pub(crate) fn open_error(path: &Path, text: &str) -> Error {
-    let error = if is_out_of_memory(text) {
-        Error::new(Kind::OverBudget, format!("there is not enough memory to load the model {}", path.display()))
-            .hint("unload another model, choose a smaller variant, or lower what else runs on this device")
-    } else if let Some((library, source)) = provider::absent(text) {
-        Error::unavailable(format!("the model {} cannot be opened: {library} is missing", path.display())).hint(source)
-    } else {
-        Error::unavailable(format!("the model {} cannot be opened", path.display()))
-            .hint("check the file, or remove its folder and fetch it again")
+    let what = format!("the model {} cannot be opened", path.display());
+    let error = match reason(text) {
+        Reason::Memory => {
+            Error::new(Kind::OverBudget, format!("there is not enough memory to load the model {}", path.display()))
+                .hint("unload another model, choose a smaller variant, or lower what else runs on this device")
+        }
+        Reason::Missing(library, source) => Error::unavailable(format!("{what}: {library} is missing")).hint(source),
+        Reason::NoKernel => no_kernel(&what),
+        Reason::Device => Error::unavailable(format!("{what}: the card failed")).hint(LOOK_AT_THE_CARD),
+        Reason::Other => Error::unavailable(what).hint("check the file, or remove its folder and fetch it again"),
     };
     error.cause(text.to_owned())
 }
 
-/// What a run of a graph, or a tensor for it, failed with; `what` begins the sentence.
+/// What a run of a graph, or a tensor for it, failed with; `what` begins the sentence. What is internal costs an engine's
+/// process its life, as it must where the card failed: nothing computes any more in a process that CUDA has given up.
 pub(crate) fn run_error(what: impl Into<String>, text: &str) -> Error {
-    let what = what.into();
-    let error = if is_out_of_memory(text) {
-        Error::new(Kind::OverBudget, format!("{what}: there is not enough memory for what it works in"))
-            .hint("choose a smaller variant, a larger memory.margin, or lower what else runs on this device")
-    } else if let Some((library, source)) = provider::absent(text) {
-        Error::unavailable(format!("{what}: {library} is missing")).hint(source)
-    } else {
-        Error::internal(what)
+    failed(Kind::Internal, what.into(), text)
+}
+
+/// The same of a run that only tries something.
+pub(super) fn trial_error(what: impl Into<String>, text: &str) -> Error {
+    failed(Kind::Unavailable, what.into(), text)
+}
+
+fn failed(kind: Kind, what: String, text: &str) -> Error {
+    let error = match reason(text) {
+        Reason::Memory => {
+            Error::new(Kind::OverBudget, format!("{what}: there is not enough memory for what it works in"))
+                .hint("choose a smaller variant, a larger memory.margin, or lower what else runs on this device")
+        }
+        Reason::Missing(library, source) => Error::unavailable(format!("{what}: {library} is missing")).hint(source),
+        Reason::NoKernel => no_kernel(&what),
+        Reason::Device => Error::new(kind, format!("{what}: the card failed")).hint(LOOK_AT_THE_CARD),
+        Reason::Other => Error::new(kind, what),
     };
     error.cause(text.to_owned())
+}
+
+fn no_kernel(what: &str) -> Error {
+    let message = format!("{what}: this build of ONNX Runtime has no code for this kind of card");
+    Error::new(Kind::Unsupported, message).hint(ANOTHER_BUILD)
 }
 
 #[cfg(test)]
@@ -61,13 +123,15 @@ mod tests {
     use super::*;
 
     /// As they were met, or stand in the sources of those libraries.
-    const WORDS: [&str; 9] = [
+    const WORDS: [&str; 11] = [
         "CUDA failure 2: out of memory ; GPU=0 ; hostname=box ; expr=cudaMalloc((void**)&p, size);",
         "Failed to allocate memory for requested buffer of size 1073741824",
         "Available memory of 1048576 is smaller than requested bytes of 4194304",
         "Non-zero status code returned while running MatMul node. CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED",
         "CUDNN failure 4: CUDNN_STATUS_ALLOC_FAILED",
         "[defaultAllocator.cpp::allocate::31] Error Code 1: Cuda Runtime (out of memory)",
+        "CUDNN failure 5000: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED ; GPU=0",
+        "CUFFT failure 2: CUFFT_ALLOC_FAILED ; GPU=0 ; expr=cufftCreate(&plan);",
         "NvMapMemAllocInternalTagged: 1075072515 error 12",
         "std::bad_alloc",
         "memory allocation of 8589934592 bytes failed",
@@ -89,14 +153,51 @@ mod tests {
             assert_eq!(open_error(Path::new("m.onnx"), text).kind(), Kind::Unavailable, "{text}");
             assert_eq!(run_error("the model m.onnx failed", text).kind(), Kind::Internal, "{text}");
         }
-        let late = "Non-zero status code while running Conv node. cuDNN is not available. Install cuDNN";
-        for error in [open_error(Path::new("m.onnx"), late), run_error("the model m.onnx failed", late)] {
-            assert!(
-                error.kind() == Kind::Unavailable && error.message().contains("libcudnn.so.9 is missing"),
-                "{error:?}"
-            );
-        }
         let error = open_error(Path::new("m.onnx"), "Protobuf parsing failed.");
         assert!(error.full().contains("Protobuf parsing failed"), "{}", error.full());
+    }
+    /// As opening says it, and as running does.
+    fn both(text: &str) -> [Error; 2] {
+        [open_error(Path::new("m.onnx"), text), run_error("the model m.onnx failed", text)]
+    }
+
+    #[test]
+    fn a_library_that_is_opened_late_and_missing_is_named() {
+        for text in [
+            "Non-zero status code while running Conv node. cuDNN is not available. Install cuDNN",
+            "Status Message: cuDNN is unavailable or disabled for CUDA Execution Provider: dlopen failed for \
+             libcudnn.so: libcudnn.so: cannot open shared object file: No such file or directory",
+        ] {
+            for error in both(text) {
+                assert_eq!(error.kind(), Kind::Unavailable);
+                assert!(error.message().contains("libcudnn.so.9 is missing"), "{error:?}");
+                assert!(error.hint_text().unwrap().contains("libcudnn9-cuda-12"), "{error:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_card_without_code_for_it_wants_another_build() {
+        let text = "CUDA failure 209: no kernel image is available for execution on the device ; GPU=0 ; hostname=box";
+        for error in both(text) {
+            assert_eq!(error.kind(), Kind::Unsupported);
+            assert!(error.message().ends_with("no code for this kind of card"), "{error:?}");
+            assert!(error.hint_text().unwrap().contains("runtime.library"), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn a_card_that_fails_is_looked_at_and_the_model_is_not_fetched_again() {
+        for text in [
+            "CUDA failure 719: unspecified launch failure ; GPU=0 ; hostname=box",
+            "CUBLAS failure 13: CUBLAS_STATUS_EXECUTION_FAILED ; GPU=0",
+            "CUDNN failure 5003: CUDNN_STATUS_EXECUTION_FAILED_CUDART",
+            "TensorRT EP failed to create engine from network for fused node",
+        ] {
+            for error in both(text) {
+                let hint = error.hint_text().unwrap();
+                assert!(hint.contains("nvidia-smi") && hint.contains("dmesg") && !hint.contains("fetch"), "{error:?}");
+            }
+        }
     }
 }

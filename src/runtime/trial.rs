@@ -12,7 +12,7 @@ use ort::{
 
 use crate::{
     base::{Error, Kind, Result},
-    runtime::{ElementType, GraphOptions, Runtime, TensorSpec, is_out_of_memory, session::open_session},
+    runtime::{ElementType, GraphOptions, Runtime, TensorSpec, failure::trial_error, session::open_session},
 };
 
 /// What came out, by output: numbers of whatever type as f32.
@@ -28,9 +28,7 @@ pub fn trial(
 ) -> Result<Answers> {
     let mut session = open_session(runtime, graph, options)?;
     let failed = |error: ort::Error| {
-        let text = error.to_string();
-        let kind = if is_out_of_memory(&text) { Kind::OverBudget } else { Kind::Unavailable };
-        Error::new(kind, format!("the model {} does not run on its check's inputs", graph.display())).cause(text)
+        trial_error(format!("the model {} does not run on its check's inputs", graph.display()), &error.to_string())
     };
     let mut random = fastrand::Rng::with_seed(seed);
     let mut values: Vec<(Cow<'_, str>, SessionInputValue<'_>)> = Vec::with_capacity(inputs.len());

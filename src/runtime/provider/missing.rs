@@ -10,22 +10,26 @@ use std::{
 
 use crate::{
     base::{Error, Kind, Result},
+    runtime::failure::{LOOK_AT_THE_CARD, is_of_the_card},
     settings::Provider,
 };
 
 /// The names of needed libraries stand at the beginning of a library, before its code.
 const HEAD_BYTES: u64 = 4 << 20;
 
-/// Beginnings of libraries' names and where they come from; `#` stands for the number after `.so.`.
-const SOURCES: &[(&str, &str)] = &[
-    ("libonnxruntime_providers_", "take all files of onnxruntime-gpu's wheel into one folder"),
-    ("libcudnn", "apt-get install libcudnn#-cuda-12, or -13 where CUDA is 13"),
-    ("libnvinfer", "apt-get install libnvinfer# libnvinfer-plugin#"),
-    ("libnvonnxparser", "apt-get install libnvonnxparsers#"),
-    ("libtensorrt_", "put TensorRT for RTX where the loader finds it"),
-    ("libcu", CUDA),
-    ("libnv", CUDA),
+/// Beginnings of libraries' names, and where they come from. `#` stands for the number after `.so.`, or for the one beside
+/// the name where a library was asked for without any.
+const SOURCES: &[(&str, &str, &str)] = &[
+    ("libonnxruntime_providers_", "", "take all files of onnxruntime-gpu's wheel into one folder"),
+    ("libcudnn", "9", "apt-get install libcudnn#-cuda-12, or -13 where CUDA is 13"),
+    ("libnvinfer", "10", "apt-get install libnvinfer# libnvinfer-plugin#"),
+    ("libnvonnxparser", "10", "apt-get install libnvonnxparsers#"),
+    ("libtensorrt_", "", "put TensorRT for RTX where the loader finds it"),
+    ("libcu", "", CUDA),
+    ("libnv", "", CUDA),
 ];
+/// By the names that ONNX Runtime tries, in this order.
+const CUDNN: [&str; 2] = ["libcudnn.so.9", "libcudnn.so"];
 const CUDA: &str = "apt-get install cuda-libraries-12-9, or -13-0 where libcudart is 13";
 
 pub(super) fn not_built_in(provider: Provider, library: &Path) -> Error {
@@ -65,12 +69,35 @@ fn made_with(needed: &BTreeSet<String>) -> Option<u32> {
 
 /// Newer builds open some libraries only when a graph needs them. The one that these words miss, and where it comes from.
 pub(in crate::runtime) fn absent(text: &str) -> Option<(String, String)> {
-    const LATE: [(&str, &str); 2] =
-        [("cuDNN is not available", "libcudnn.so.9"), ("cuFFT is not available", "libcufft")];
+    const LATE: [(&str, &str); 4] = [
+        ("cuDNN is not available", CUDNN[0]),
+        ("cuDNN is unavailable", CUDNN[0]),
+        ("cuFFT is not available", "libcufft"),
+        ("cuFFT is unavailable", "libcufft"),
+    ];
     let late = LATE.iter().find(|(words, _)| text.contains(words)).map(|(_, name)| (*name).to_owned());
     let name = late.or_else(|| missing_in(text).pop())?;
     let source = sources(&[name.clone()].into());
     Some((name, source))
+}
+
+/// A provider that opens cuDNN only when a graph needs it registers without it, and fails at the first convolution.
+pub(super) fn no_cudnn(provider: Provider, library: &Path) -> Option<Error> {
+    no_cudnn_among(&CUDNN, provider, library)
+}
+
+fn no_cudnn_among(names: &[&str], provider: Provider, library: &Path) -> Option<Error> {
+    let files = match provider {
+        Provider::Cuda | Provider::TensorRt => provider_files(provider, library),
+        Provider::Cpu | Provider::NvRtx => return None,
+    };
+    let is_linked = |file: &PathBuf| needed(file).is_ok_and(|names| names.iter().any(|it| it.starts_with("libcudnn")));
+    // What it is linked to has been found already.
+    if files.is_empty() || files.iter().any(is_linked) || names.iter().any(|name| can_be_opened(name)) {
+        return None;
+    }
+    let missing = BTreeSet::from([names[0].to_owned()]);
+    Some(starts_not(provider, &missing).hint(sources(&missing)))
 }
 
 /// ONNX Runtime's own words, with all that is missing found in them and in the provider's file.
@@ -82,16 +109,24 @@ pub(super) fn explained(provider: Provider, text: &str, library: &Path) -> Error
         let foreign = needed.filter(|name| !name.starts_with("libonnxruntime"));
         missing.extend(foreign.filter(|name| !can_be_opened(name)));
     }
-    let start = format!("the provider `{}` cannot start", provider.name());
-    let error = match missing.len() {
-        0 => Error::unavailable(start).hint("the log has ONNX Runtime's own words; `vigia doctor` looks at the driver"),
-        one_or_more => {
-            let verb = if one_or_more == 1 { "is" } else { "are" };
-            let names = missing.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
-            Error::unavailable(format!("{start}: {names} {verb} missing")).hint(sources(&missing))
-        }
+    let hint = if !missing.is_empty() {
+        sources(&missing)
+    } else if is_of_the_card(text) {
+        LOOK_AT_THE_CARD.to_owned()
+    } else {
+        "`vigia doctor` shows ONNX Runtime's own words, and looks at the driver".to_owned()
     };
-    error.cause(text.to_owned())
+    starts_not(provider, &missing).hint(hint).cause(text.to_owned())
+}
+
+fn starts_not(provider: Provider, missing: &BTreeSet<String>) -> Error {
+    let start = format!("the provider `{}` cannot start", provider.name());
+    let names = missing.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+    Error::unavailable(match missing.len() {
+        0 => start,
+        1 => format!("{start}: {names} is missing"),
+        _ => format!("{start}: {names} are missing"),
+    })
 }
 
 /// The libraries that a provider consists of, as far as they are there.
@@ -115,7 +150,12 @@ pub(in crate::runtime) fn needed(file: &Path) -> Result<BTreeSet<String>> {
         .and_then(|file| file.take(HEAD_BYTES).read_to_end(&mut head))
         .map_err(|error| Error::unavailable(format!("{} cannot be read", file.display())).cause(error))?;
     let words = head.split(|byte| *byte == 0).filter_map(|word| std::str::from_utf8(word).ok());
-    Ok(words.filter(|word| is_library(word)).map(str::to_owned).collect())
+    Ok(words.filter(|word| is_library(word) && has_number(word)).map(str::to_owned).collect())
+}
+
+/// What a library is linked to has one; a name without is what its code tries besides.
+fn has_number(library: &str) -> bool {
+    library.split_once(".so.").is_some_and(|(_, number)| number.starts_with(|c: char| c.is_ascii_digit()))
 }
 
 /// Every `lib….so…` that is said not to open.
@@ -132,14 +172,14 @@ fn is_library(word: &str) -> bool {
 }
 
 fn can_be_opened(name: &str) -> bool {
-    // SAFETY: only what ONNX Runtime itself has just tried to open, as the dependency of a library of its own.
+    // SAFETY: only what ONNX Runtime itself has just tried to open, or opens at the first graph that needs it.
     unsafe { libloading::Library::new(name) }.is_ok()
 }
 
 fn sources(missing: &BTreeSet<String>) -> String {
     let source = |name: &String| {
-        let (_, source) = SOURCES.iter().find(|(start, _)| name.starts_with(start))?;
-        let number = name.split(".so.").nth(1).and_then(|rest| rest.split('.').next()).unwrap_or("");
+        let (_, usual, source) = SOURCES.iter().find(|(start, ..)| name.starts_with(start))?;
+        let number = name.split(".so.").nth(1).and_then(|rest| rest.split('.').next()).unwrap_or(usual);
         Some(source.replace('#', number))
     };
     let sources: BTreeSet<String> = missing.iter().filter_map(source).collect();
@@ -180,7 +220,7 @@ mod tests {
     fn all_that_a_provider_needs_is_read_off_its_file() {
         let dir = tempfile::tempdir().unwrap();
         let provider = dir.path().join("libonnxruntime_providers_cuda.so");
-        std::fs::write(&provider, b"\x7fELF\0\xff\xfe\0libonnxruntime_providers_cuda.so\0libvigia-none-a.so.12\0libc.so.6\0libvigia-none-b.so.9\0").unwrap();
+        std::fs::write(&provider, b"\x7fELF\0\xff\xfe\0libonnxruntime_providers_cuda.so\0libvigia-none-a.so.12\0libc.so.6\0libvigia-none-b.so.9\0libvigia-none-b.so\0").unwrap();
         let error = explained(Provider::Cuda, "it does not load", &dir.path().join("libonnxruntime.so"));
         let expected = "the provider `cuda` cannot start: libvigia-none-a.so.12, libvigia-none-b.so.9 are missing";
         assert_eq!(error.message(), expected);
@@ -204,6 +244,28 @@ mod tests {
     }
 
     #[test]
+    fn cudnn_that_is_opened_late_is_looked_for_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let library = dir.path().join("libonnxruntime.so");
+        let file = dir.path().join("libonnxruntime_providers_cuda.so");
+        std::fs::write(&file, b"\0libcublas.so.13\0libcudart.so.13\0").unwrap();
+        let none = ["libcudnn.so.909", "libcudnn.so"];
+        let error = no_cudnn_among(&none, Provider::Cuda, &library).unwrap();
+        assert_eq!(error.message(), "the provider `cuda` cannot start: libcudnn.so.909 is missing");
+        assert!(error.hint_text().unwrap().contains("libcudnn909-cuda-12"), "{error:?}");
+        assert!(no_cudnn_among(&["libcudnn.so.909", "libc.so.6"], Provider::Cuda, &library).is_none(), "one is enough");
+        assert!(no_cudnn_among(&none, Provider::NvRtx, &library).is_none(), "it needs none");
+        std::fs::write(&file, b"\0libcudart.so.12\0libcudnn.so.909\0").unwrap();
+        assert!(no_cudnn_among(&none, Provider::Cuda, &library).is_none(), "the loader has found it");
+    }
+
+    #[test]
+    fn a_library_without_a_number_has_the_package_of_the_usual_one() {
+        assert!(sources(&["libcudnn.so".to_owned()].into()).contains("libcudnn9-cuda-12"));
+        assert!(sources(&["libnvinfer.so".to_owned()].into()).contains("libnvinfer10"));
+    }
+
+    #[test]
     fn a_library_that_is_opened_late_is_named_too() {
         let (name, source) =
             absent("Conv node. Status Message: cuDNN is not available. Install cuDNN, update …").unwrap();
@@ -218,5 +280,8 @@ mod tests {
         let error = explained(Provider::TensorRt, "CUDA failure 35", Path::new("/nowhere/libonnxruntime.so"));
         assert_eq!(error.message(), "the provider `tensorrt` cannot start");
         assert!(error.full().contains("CUDA failure 35"));
+        assert!(error.hint_text().unwrap().contains("dmesg"), "{error:?}");
+        let error = explained(Provider::Cuda, "undefined symbol", Path::new("/nowhere/libonnxruntime.so"));
+        assert!(error.hint_text().unwrap().contains("vigia doctor"), "{error:?}");
     }
 }

@@ -198,9 +198,10 @@ pub(super) fn register(
         return Err(error);
     }
     let registrations = options.registrations()?;
-    builder
+    let builder = builder
         .with_execution_providers(registrations)
-        .map_err(|error| missing::explained(provider, &error.to_string(), runtime.library()))
+        .map_err(|error| missing::explained(provider, &error.to_string(), runtime.library()))?;
+    missing::no_cudnn(provider, runtime.library()).map_or(Ok(builder), Err)
 }
 
 impl Runtime {
