@@ -13,6 +13,8 @@ const SUCCESS: c_int = 0;
 const NO_DEVICE: c_int = 100;
 const DEVICE_UNAVAILABLE: c_int = 46;
 const SYSTEM_DRIVER_MISMATCH: c_int = 803;
+/// "Unknown", which mostly is the device node for CUDA that nobody has made since the machine started.
+const UNKNOWN: c_int = 999;
 
 /// The driver's version of CUDA, such as 12.4; an error says what to install.
 pub(super) fn check() -> Result<(u32, u32)> {
@@ -58,6 +60,8 @@ fn told(initialised: c_int, devices: Option<c_int>, version: Option<c_int>) -> R
         (SYSTEM_DRIVER_MISMATCH, _) => {
             Err(Error::unavailable("the NVIDIA driver was updated while running").hint("restart the machine"))
         }
+        (UNKNOWN, _) => Err(Error::unavailable(format!("the NVIDIA driver does not start (CUDA error {UNKNOWN})"))
+            .hint("/dev/nvidia-uvm must be there: `sudo nvidia-modprobe -c 0 -u` makes it; else see `dmesg`")),
         (code, _) => Err(Error::unavailable(format!("the NVIDIA driver does not start (CUDA error {code})"))
             .hint("see `nvidia-smi` and `dmesg`")),
     }
@@ -85,6 +89,8 @@ mod tests {
             (DEVICE_UNAVAILABLE, None, "--compute-mode=0"),
             (SYSTEM_DRIVER_MISMATCH, None, "restart the machine"),
             (999, None, "CUDA error 999"),
+            (999, None, "nvidia-modprobe -c 0 -u"),
+            (3, None, "CUDA error 3"),
         ] {
             let error = told(code, devices, None).unwrap_err();
             assert!(error.kind() == Kind::Unavailable && error.full().contains(words), "{words}: {}", error.full());
