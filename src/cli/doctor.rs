@@ -169,10 +169,19 @@ fn provider_row(provider: Provider, settings: &Settings, runtime: &Runtime) -> R
     let wanted = Task::ALL.into_iter().any(|task| settings.providers_for(task).contains(&provider));
     let options = ProviderOptions::new(provider, &settings.providers, None);
     match runtime.try_provider(&options) {
-        Ok(()) => Row::new(State::Good, provider.name(), if wanted { "starts" } else { "starts, and is not used" }),
-        Err(error) if wanted => bad(provider.name(), &error),
+        Ok(()) => Row::new(State::Good, provider.name(), if wanted { "computes" } else { "computes, and is not used" }),
+        Err(error) if wanted => with_cause(bad(provider.name(), &error), &error),
         Err(error) => Row::new(State::Info, provider.name(), format!("not used: {}", error.message())),
     }
+}
+
+/// Whatever stands behind the message, in one line: ONNX Runtime may give a whole stack.
+fn with_cause(row: Row, error: &Error) -> Row {
+    const MOST: usize = 600;
+    let Some(cause) = error.cause_text() else { return row };
+    let line = cause.split_whitespace().collect::<Vec<_>>().join(" ");
+    let (line, more) = line.char_indices().nth(MOST).map_or((&*line, ""), |(end, _)| (&line[..end], "…"));
+    Row { value: format!("{}: {line}{more}", row.value), ..row }
 }
 
 fn bad(name: &str, error: &Error) -> Row {
@@ -308,6 +317,20 @@ mod tests {
         assert!(library.state == State::Bad && library.hint.is_some(), "{library:?}");
         assert_eq!(row(&report, "Disk", "store").value, dir.path().display().to_string());
     }
+
+    #[test]
+    fn a_provider_that_does_not_compute_is_shown_with_the_words_of_its_library() {
+        let told = |cause: String| {
+            let error = Error::unavailable("it does not compute").hint("see `dmesg`").cause(cause);
+            with_cause(bad("cuda", &error), &error)
+        };
+        let row = told("CUDA failure 719:\n   launch failure".to_owned());
+        assert_eq!(row.value, "it does not compute: CUDA failure 719: launch failure");
+        assert_eq!((row.state, row.hint.as_deref()), (State::Bad, Some("see `dmesg`")));
+        let row = told("ñ".repeat(10_000));
+        assert!(row.value.ends_with("ñ…") && row.value.chars().count() < 700, "{}", row.value);
+    }
+
     #[test]
     fn a_missing_element_names_its_package_once() {
         let check = |pipeline, element: &str, found| ElementCheck {

@@ -9,6 +9,7 @@ mod graph;
 mod library;
 pub mod onnx;
 mod plan;
+mod proof;
 pub mod protobuf;
 pub mod provider;
 mod session;

@@ -9,7 +9,7 @@ use ort::session::{
 
 use crate::{
     base::{Error, Result},
-    runtime::{GraphOptions, Runtime, failure::open_error, onnx::Model, provider},
+    runtime::{GraphOptions, Runtime, failure::open_error, onnx::Model, provider, provider::Provider},
 };
 
 pub(super) fn open_session(runtime: &Runtime, path: &Path, options: &GraphOptions) -> Result<Session> {
@@ -31,6 +31,20 @@ pub(super) fn open_changed(runtime: &Runtime, model: &Model, options: &GraphOpti
         .map_err(|error| refused(error.to_string()));
     let bytes = model.to_bytes();
     builder?.commit_from_memory(&bytes).map_err(|error| open_error(model.file(), &error.to_string()))
+}
+
+/// The graph of a proof, whole in memory. The provider that is asked for computes all of it, or it is no proof.
+pub(super) fn open_proof(
+    runtime: &Runtime,
+    bytes: &[u8],
+    options: &GraphOptions,
+    failed: impl Fn(String) -> Error,
+) -> Result<Session> {
+    let mut builder = registered(runtime, options)?;
+    if options.provider.provider() != Provider::Cpu {
+        builder = builder.with_disable_cpu_fallback().map_err(|error| failed(error.to_string()))?;
+    }
+    builder.commit_from_memory(bytes).map_err(|error| failed(error.to_string()))
 }
 
 fn registered(runtime: &Runtime, options: &GraphOptions) -> Result<SessionBuilder> {

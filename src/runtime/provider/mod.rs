@@ -204,15 +204,6 @@ pub(super) fn register(
     missing::no_cudnn(provider, runtime.library()).map_or(Ok(builder), Err)
 }
 
-impl Runtime {
-    /// Whether a provider starts on this machine, by starting it.
-    pub fn try_provider(&self, options: &ProviderOptions) -> Result<()> {
-        let builder = ort::session::Session::builder(self.environment())
-            .map_err(|error| Error::unavailable("ONNX Runtime cannot open sessions").cause(error.to_string()))?;
-        register(self, builder, options).map(drop)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
