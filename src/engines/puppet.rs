@@ -1,6 +1,13 @@
 //! An engine for tests of hosts: it does what it is told, the worst included. Never part of a release.
 
-use std::{fs, io::Write, path::PathBuf, thread, time::Duration};
+use std::{
+    fs,
+    io::Write,
+    path::PathBuf,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -36,6 +43,8 @@ pub enum Play {
     Die,
     /// Dies where this file is not, and makes it.
     DieOnce(PathBuf),
+    /// Fails where this file is not, and makes it; then no engine can be built in its process any more.
+    Spoil(PathBuf),
     /// Works on for so long and looks at nothing.
     Hang(Duration),
     /// As `Hang`, and does not ask the kernel any more to be killed with its parent.
@@ -44,10 +53,16 @@ pub enum Play {
 
 pub struct Puppet;
 
+/// As a device is that was lost.
+static SPOILT: AtomicBool = AtomicBool::new(false);
+
 impl Spec for PuppetSpec {
     type Engine = Puppet;
 
     fn build(&self) -> Result<Puppet> {
+        if SPOILT.load(Ordering::Relaxed) {
+            return Err(Error::unavailable("the device is lost"));
+        }
         self.at_load.iter().try_for_each(|play| play.act().map(drop))?;
         Ok(Puppet)
     }
@@ -96,6 +111,12 @@ impl Play {
             Play::DieOnce(marker) => {
                 fs::write(marker, "").map_err(|error| Error::internal("no marker").cause(error))?;
                 die();
+            }
+            Play::Spoil(marker) if marker.exists() => {}
+            Play::Spoil(marker) => {
+                fs::write(marker, "").map_err(|error| Error::internal("no marker").cause(error))?;
+                SPOILT.store(true, Ordering::Relaxed);
+                return Err(Error::internal("an illegal address"));
             }
             Play::Hang(time) => thread::sleep(*time),
             Play::HangAlone(time) => {

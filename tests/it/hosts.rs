@@ -127,6 +127,18 @@ async fn a_panic_is_no_death_but_an_engine_that_failed_twice_leaves_its_process(
 }
 
 #[tokio::test]
+async fn a_process_in_which_nothing_can_be_built_any_more_ends_and_the_next_one_has_the_job() {
+    let dir = tempfile::tempdir().unwrap();
+    let host = puppet(launch("spoilt")).await;
+    let first = pid(&host);
+    assert_eq!(host.ask(Play::Spoil(dir.path().join("marker"))).await.unwrap(), "");
+    let vitals = host.vitals().borrow().clone();
+    assert!(vitals.deaths == 1 && vitals.pid.unwrap() != first, "{vitals:?}");
+    assert!(vitals.last_death.unwrap().contains("exit status 1"));
+    assert_eq!(host.ask(Play::Say("well".to_owned())).await.unwrap(), "well");
+}
+
+#[tokio::test]
 async fn a_process_that_hangs_past_its_deadline_is_killed_and_replaced() {
     let host = puppet(launch("hangs")).await;
     let first = pid(&host);

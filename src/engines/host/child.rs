@@ -99,7 +99,13 @@ impl Link {
                     told.unwrap_or_else(|error| log::debug!("{}", error.full()));
                 }
             };
-            let answer = runner.answer(&ask, &mut tell, &cancel).map_err(WireError::from);
+            let answer = runner.answer(&ask, &mut tell, &cancel);
+            if let (Err(error), true) = (&answer, runner.is_spoilt()) {
+                // Its last words; the next process has this job.
+                log::error!("it failed, and cannot be built anew in this process: {}", error.full());
+                end_now(1);
+            }
+            let answer = answer.map_err(WireError::from);
             writer.send(&FromChild::<(), _>::Answer { job, answer })?;
         }
         Ok(())

@@ -13,12 +13,19 @@ pub(super) struct Runner<E, B> {
     build: B,
     /// None after a crash, until the next job.
     engine: Option<E>,
+    is_spoilt: bool,
 }
 
 impl<E: Engine, B: Fn() -> Result<E>> Runner<E, B> {
     pub(super) fn start(name: &str, build: B) -> Result<Runner<E, B>> {
         let engine = guarded(name, &build)?;
-        Ok(Runner { name: name.to_owned(), build, engine: Some(engine) })
+        Ok(Runner { name: name.to_owned(), build, engine: Some(engine), is_spoilt: false })
+    }
+
+    /// After a failure it could not be built anew, though there is memory: what is broken is not the engine but what it
+    /// shares with this process, such as the state of a driver.
+    pub(super) fn is_spoilt(&self) -> bool {
+        self.is_spoilt
     }
 
     pub(super) fn note(&self) -> Option<String> {
@@ -43,7 +50,8 @@ impl<E: Engine, B: Fn() -> Result<E>> Runner<E, B> {
     fn try_once(&mut self, ask: &E::Ask, step: &mut dyn FnMut(E::Progress), cancel: &Cancel) -> Result<E::Answer> {
         let mut engine = match self.engine.take() {
             Some(engine) => engine,
-            None => guarded(&self.name, &self.build)?,
+            None => guarded(&self.name, &self.build)
+                .inspect_err(|error| self.is_spoilt = !matches!(error.kind(), Kind::OverBudget | Kind::Cancelled))?,
         };
         let outcome = guarded(&self.name, || engine.answer(ask, step, cancel));
         match &outcome {
