@@ -1,11 +1,17 @@
 //! What makes an engine the one that is wanted: if any of this differs, it is another engine.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::BTreeMap,
+    io,
+    path::{Path, PathBuf},
+    sync::Mutex,
+    time::SystemTime,
+};
 
 use serde::Serialize;
 
 use crate::{
-    base::{Error, Result},
+    base::{Error, Result, lock},
     device::Gpu,
     models::{catalogue::is_side_file, digest::Digest, installed::Lock},
     runtime::{Runtime, provider::TensorRtOptions},
@@ -35,12 +41,13 @@ impl EngineKey {
         (folder, graphs): (&Path, &BTreeMap<String, String>),
         (runtime, gpu): (&Runtime, &Gpu),
         options: TensorRtOptions,
+        digests: &Digests,
     ) -> Result<EngineKey> {
         let tensorrt = runtime.tensorrt_version()?.to_string();
         Ok(EngineKey {
             model: model.to_owned(),
             variant: variant.to_owned(),
-            digest: digest(folder, graphs)?,
+            digest: digests.of(folder, graphs)?,
             onnxruntime: runtime.version(),
             tensorrt,
             gpu: format!("{} {}", gpu.name, gpu.compute_capability.as_deref().unwrap_or_default()),
@@ -63,24 +70,46 @@ impl EngineKey {
     }
 }
 
-/// Of all graphs and the weights beside them; taken from the model's lock, where it has one, because they may be large.
-fn digest(folder: &Path, graphs: &BTreeMap<String, String>) -> Result<String> {
-    let lock = Lock::read(folder)?.unwrap_or_default();
-    let mut all = Digest::default();
-    for (role, graph) in graphs {
-        for file in std::iter::once(graph.clone()).chain(side_files(folder, graph)) {
-            let of_file = match lock.files.get(&file) {
-                Some(locked) => locked.sha256.clone(),
-                None => {
-                    let path = folder.join(&file);
-                    let unreadable = || Error::unavailable(format!("{} cannot be read", path.display()));
-                    Digest::of_file(&path).map_err(|error| unreadable().cause(error))?.sha256()
-                }
-            };
-            all.add(format!("{role}:{file}:{of_file}\n").as_bytes());
+/// Sums of files that no lock has, which may be large: made once, as long as size and time of change stay.
+#[derive(Default)]
+pub struct Digests(Mutex<BTreeMap<PathBuf, (u64, SystemTime, String)>>);
+
+impl Digests {
+    /// Of all graphs and the weights beside them; taken from the model's lock, where it has one.
+    fn of(&self, folder: &Path, graphs: &BTreeMap<String, String>) -> Result<String> {
+        let locked = Lock::read(folder)?.unwrap_or_default();
+        let mut all = Digest::default();
+        for (role, graph) in graphs {
+            for file in files(folder, graph) {
+                let of_file = match locked.files.get(&file) {
+                    Some(locked) => locked.sha256.clone(),
+                    None => {
+                        let path = folder.join(&file);
+                        let unreadable = || Error::unavailable(format!("{} cannot be read", path.display()));
+                        self.of_file(&path).map_err(|error| unreadable().cause(error))?
+                    }
+                };
+                all.add(format!("{role}:{file}:{of_file}\n").as_bytes());
+            }
         }
+        Ok(all.sha256())
     }
-    Ok(all.sha256())
+
+    fn of_file(&self, path: &Path) -> io::Result<String> {
+        let metadata = path.metadata()?;
+        let (size, changed) = (metadata.len(), metadata.modified()?);
+        if let Some((.., sum)) = lock(&self.0).get(path).filter(|(a, b, _)| (*a, *b) == (size, changed)) {
+            return Ok(sum.clone());
+        }
+        let sum = Digest::of_file(path)?.sha256();
+        lock(&self.0).insert(path.to_owned(), (size, changed, sum.clone()));
+        Ok(sum)
+    }
+}
+
+/// A graph and the weights beside it, within the model's folder.
+pub(in crate::engines) fn files(folder: &Path, graph: &str) -> impl Iterator<Item = String> {
+    std::iter::once(graph.to_owned()).chain(side_files(folder, graph))
 }
 
 /// In an order that is always the same.
@@ -96,16 +125,24 @@ fn side_files(folder: &Path, graph: &str) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
     fn other_weights_have_another_digest_and_missing_ones_none() {
         let dir = tempfile::tempdir().unwrap();
         let graphs = [("model".to_owned(), "m.onnx".to_owned())].into();
-        assert!(digest(dir.path(), &graphs).unwrap_err().message().contains("m.onnx"));
-        let of = |content: &str| {
+        let digests = Digests::default();
+        assert!(digests.of(dir.path(), &graphs).unwrap_err().message().contains("m.onnx"));
+        let mut time = SystemTime::now();
+        let mut of = |content: &str| {
             std::fs::write(dir.path().join("m.onnx"), content).unwrap();
-            digest(dir.path(), &graphs).unwrap()
+            // As a later version of the file has a later time.
+            let file = std::fs::File::options().write(true).open(dir.path().join("m.onnx")).unwrap();
+            time += Duration::from_secs(1);
+            file.set_modified(time).unwrap();
+            digests.of(dir.path(), &graphs).unwrap()
         };
         assert_eq!(of("a"), of("a"));
         assert_ne!(of("a"), of("b"));
@@ -114,5 +151,21 @@ mod tests {
             std::fs::write(dir.path().join("m.onnx_data"), weights).unwrap();
             assert_ne!(of("a"), alone, "weights beside a graph are the model's too");
         }
+    }
+
+    #[test]
+    fn a_file_that_has_not_changed_is_read_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("m.onnx");
+        std::fs::write(&path, "one").unwrap();
+        let digests = Digests::default();
+        let first = digests.of_file(&path).unwrap();
+        let at = path.metadata().unwrap().modified().unwrap();
+        // Nobody could tell that it is another one.
+        std::fs::write(&path, "two").unwrap();
+        std::fs::File::options().write(true).open(&path).unwrap().set_modified(at).unwrap();
+        assert_eq!(digests.of_file(&path).unwrap(), first);
+        std::fs::write(&path, "three").unwrap();
+        assert_ne!(digests.of_file(&path).unwrap(), first);
     }
 }

@@ -27,7 +27,8 @@ use serde::Serialize;
 pub use builder::OnnxBuilder;
 pub use check::GraphAnswers;
 pub use decide::{Decision, decide};
-pub use key::EngineKey;
+pub(in crate::engines) use key::files;
+pub use key::{Digests, EngineKey};
 pub use workbench::{HostedBuilder, Step, Workbench};
 
 use crate::{

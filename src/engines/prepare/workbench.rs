@@ -1,11 +1,17 @@
 //! Builds TensorRT engines in a process of their own, within the budget of memory: the builder takes minutes, much
 //! memory, and foreign code that may crash.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use tokio::runtime;
+
+/// A small device builds the encoder of a large model for the better part of an hour.
+const BUILD_LIMIT: Duration = Duration::from_secs(2 * 3600);
 
 use super::{Builder, GraphAnswers, OnnxBuilder};
 use crate::{
@@ -68,7 +74,8 @@ impl HostedBuilder {
         }
         let (told, mut tellings) = tokio::sync::mpsc::channel(16);
         self.runtime.block_on(async {
-            let bench = (self.hire)().await?;
+            let hired = (self.hire)().await?;
+            let bench = hired.limited(BUILD_LIMIT);
             let mut answer = std::pin::pin!(bench.ask_with(step, move |fraction| {
                 // Whoever is behind hears of the next one.
                 told.try_send(fraction).unwrap_or(());

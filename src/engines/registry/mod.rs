@@ -30,7 +30,7 @@ use crate::{
     engines::{
         Asr, Embedder, Speakers, Voice, VoiceDetector, VoiceLimits, Voiceprints,
         diarize::Observer,
-        prepare::{EngineStatus, Engines},
+        prepare::{Digests, EngineStatus, Engines},
         remote::{Probe, Remote, RemoteHealth},
         vad::Silero,
     },
@@ -89,6 +89,7 @@ struct Inner {
     gpu: OnceLock<Gpu>,
     /// What TensorRT has built.
     engines: Engines,
+    digests: Digests,
     /// Keep an eye on the servers elsewhere.
     probes: Mutex<Vec<Probe>>,
     remotes: BTreeMap<String, Result<Remote, String>>,
@@ -116,6 +117,7 @@ impl Registry {
             memory: OnceLock::new(),
             gpu: OnceLock::new(),
             engines: Engines::new(settings.engines_dir()),
+            digests: Digests::default(),
             probes: Mutex::default(),
             remotes,
             elsewhere: sync::Mutex::default(),

@@ -10,7 +10,7 @@ use crate::{
     base::{Error, Result},
     engines::{
         Hired, Registry,
-        prepare::{EngineKey, HostedBuilder, OnnxBuilder, Workbench},
+        prepare::{EngineKey, HostedBuilder, OnnxBuilder, Workbench, files},
         registry::{loader::Recipe, plans, serving::Serving},
     },
     flow::Priority,
@@ -19,8 +19,10 @@ use crate::{
     settings::Provider,
 };
 
-/// What TensorRT's builder needs beside the weights, before it was measured once.
+/// What TensorRT's builder is expected to need beside the weights, and how often it holds these: as a graph, as a network
+/// and as an engine. Not measured.
 const BUILD_BYTES: u64 = 2 << 30;
+const BUILD_COPIES: u64 = 3;
 
 /// What an engine is built of and held against.
 #[derive(Debug, Clone)]
@@ -33,6 +35,14 @@ pub(super) struct Checked {
     /// The model has no others.
     pub(super) is_whole: bool,
     pub(super) check: Check,
+}
+
+impl Checked {
+    /// Of the graphs that are built, on the disk.
+    fn bytes(&self) -> u64 {
+        let files = self.graphs.values().flat_map(|graph| files(&self.dir, graph));
+        files.filter_map(|file| Some(self.dir.join(file).metadata().ok()?.len())).sum()
+    }
 }
 
 /// What TensorRT has built of a model, and was held against its check.
@@ -75,7 +85,8 @@ impl Registry {
         };
         let choice = self.0.engines.choose(key.as_ref(), order, checked.is_some())?;
         if let (Some(checked), Ok(key), true) = (checked, key, choice.build) {
-            self.build_engine(checked, key, choice.provider)?;
+            let bytes = BUILD_COPIES.saturating_mul(checked.bytes()).saturating_add(BUILD_BYTES);
+            self.build_engine(checked, key, choice.provider, bytes)?;
         }
         let from = order.iter().position(|provider| *provider == choice.provider).unwrap_or(0);
         let built = checked.zip(choice.engines).map(|(checked, folder)| {
@@ -93,10 +104,11 @@ impl Registry {
             return Err(Error::internal("options of another provider"));
         };
         let runtime = Runtime::open(&self.stock().library()?)?;
-        EngineKey::new((&checked.model, &checked.variant), (&checked.dir, &checked.graphs), (&runtime, gpu), options)
+        let (name, graphs) = ((&*checked.model, &*checked.variant), (&*checked.dir, &checked.graphs));
+        EngineKey::new(name, graphs, (&runtime, gpu), options, &self.0.digests)
     }
 
-    fn build_engine(&self, checked: &Checked, key: EngineKey, reference: Provider) -> Result<()> {
+    fn build_engine(&self, checked: &Checked, key: EngineKey, reference: Provider, bytes: u64) -> Result<()> {
         let builder = OnnxBuilder {
             library: self.stock().library()?,
             graphs: checked.graphs.iter().map(|(role, path)| (role.clone(), checked.dir.join(path))).collect(),
@@ -109,7 +121,7 @@ impl Registry {
         let (registry, recipe, model) = (self.clone(), Recipe::of(builder), name.clone());
         let hire = move || -> futures_util::future::BoxFuture<'static, Result<Hired<Workbench>>> {
             let (registry, recipe, model) = (registry.clone(), recipe.clone(), model.clone());
-            Box::pin(async move { registry.hire_workbench(model, recipe).await })
+            Box::pin(async move { registry.hire_workbench(model, recipe, bytes).await })
         };
         let runtime = tokio::runtime::Handle::current();
         let builder = HostedBuilder { runtime: runtime.clone(), hire: Box::new(hire) };
@@ -121,17 +133,17 @@ impl Registry {
         self.0.engines.start(key, checked.check.clone(), Box::new(builder), done).map(drop)
     }
 
-    async fn hire_workbench(&self, model: String, recipe: Recipe) -> Result<Hired<Workbench>> {
+    async fn hire_workbench(&self, model: String, recipe: Recipe, bytes: u64) -> Result<Hired<Workbench>> {
         let provider = Provider::TensorRt;
         let key = ModelKey { model, variant: "engine".to_owned(), provider: provider.name().to_owned() };
         let memory = self.memory()?;
         memory.shelf(provider)?.put(&key, recipe);
-        let (estimate_bytes, priority) = (BUILD_BYTES, Priority::Batch);
         let need = Need {
             key,
-            estimate_bytes,
-            workspace_bytes: 0,
-            priority,
+            estimate_bytes: 0,
+            // Its process holds nothing of it when it is loaded.
+            workspace_bytes: bytes,
+            priority: Priority::Batch,
             resident: false,
             yields: false,
             instead_of: None,
