@@ -10,6 +10,8 @@ use crate::{
 
 /// ONNX Runtime and what a run of a model needs beside its weights, where nothing else is said.
 const WORKSPACE: Workspace = Workspace { fixed: ByteSize::mib(150), each: ByteSize(0) };
+/// Of what is fixed, what a GPU's driver holds for a process from its start on: a load is measured with it.
+const CONTEXT_BYTES: u64 = 500 << 20;
 /// The part of all models' memory that units of work beyond the first may take. The others are there to be loaded too.
 const SHARE: u64 = 4;
 
@@ -25,6 +27,9 @@ pub(super) struct Appetite {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Portion {
     pub(super) units: usize,
+    /// What it is expected to take once it is loaded.
+    pub(super) loaded_bytes: u64,
+    /// What it works in beyond that.
     pub(super) workspace_bytes: u64,
 }
 
@@ -49,8 +54,12 @@ impl Appetite {
             0 => most,
             each => (free.min(limit_bytes / SHARE) / each).clamp(1, most),
         };
-        let workspace_bytes = fixed.saturating_add(units.saturating_mul(each));
-        Portion { units: usize::try_from(units).unwrap_or(1), workspace_bytes }
+        let context = if provider == Provider::Cpu { 0 } else { CONTEXT_BYTES.min(fixed) };
+        Portion {
+            units: usize::try_from(units).unwrap_or(1),
+            loaded_bytes: self.weights_bytes.saturating_add(context),
+            workspace_bytes: (fixed - context).saturating_add(units.saturating_mul(each)),
+        }
     }
 }
 
@@ -90,8 +99,12 @@ mod tests {
             for provider in Provider::ALL {
                 let Some(Workspace { fixed, each }) = entry.memory.workspace(provider) else { continue };
                 let portion = appetite.portion(provider, 64 << 30);
-                let expected = Portion { units: 4, workspace_bytes: fixed.get() + 4 * each.get() };
-                assert_eq!(portion, expected, "{} on {}", entry.name, provider.name());
+                assert_eq!(portion.units, 4);
+                let all = weights + fixed.get() + 4 * each.get();
+                let Portion { loaded_bytes, workspace_bytes, .. } = portion;
+                assert_eq!(loaded_bytes + workspace_bytes, all, "{} on {}", entry.name, provider.name());
+                let context = if provider == Provider::Cpu { 0 } else { 500 * MIB };
+                assert_eq!(loaded_bytes, weights + context, "{} on {}", entry.name, provider.name());
             }
         }
     }
@@ -99,8 +112,8 @@ mod tests {
     #[test]
     fn where_nothing_is_said_of_a_device_a_fixed_workspace_counts() {
         let portion = appetite().portion(Provider::Cuda, 8000 * MIB);
-        assert_eq!(portion, Portion { units: 8, workspace_bytes: 150 * MIB });
+        assert_eq!(portion, Portion { units: 8, loaded_bytes: 450 * MIB, workspace_bytes: 0 });
         let none = Appetite::default().portion(Provider::Cpu, 0);
-        assert_eq!(none, Portion { units: 1, workspace_bytes: 150 * MIB });
+        assert_eq!(none, Portion { units: 1, loaded_bytes: 0, workspace_bytes: 150 * MIB });
     }
 }

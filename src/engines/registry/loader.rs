@@ -14,6 +14,7 @@ use crate::{
     device::Meter,
     engines::{Engine, Handle, Launch, Limits, Restarts, Spec, Vitals, died_too_often},
     models::{Load, Loader, ModelKey, Need},
+    settings::Provider,
 };
 
 /// Between two tries to end an engine that does not end.
@@ -185,23 +186,45 @@ impl Shelf {
 pub(super) struct EngineLoader {
     pub(super) shelf: Arc<Shelf>,
     pub(super) hosting: Hosting,
-    /// Of a card: its engines' memory is not in their processes' account on the host.
-    pub(super) card: Option<Arc<Meter>>,
+    pub(super) account: Account,
+}
+
+/// Who knows what an engine takes of a memory.
+#[derive(Clone)]
+pub(super) enum Account {
+    /// The host, by process.
+    Process,
+    /// The driver, by process; nobody where it cannot be asked.
+    Card(Option<Arc<Meter>>),
+    /// Where a GPU shares the system's memory, what it takes for a process is in no account of that process.
+    Shared,
+}
+
+impl Account {
+    /// `of_process`: what the engine's process holds on the host. None: the estimate is the best there is.
+    fn measured(&self, need: &Need, pid: Option<u32>, of_process: Option<u64>) -> Option<u64> {
+        match self {
+            Account::Process => of_process,
+            Account::Card(meter) => {
+                let used = meter.as_ref()?.used_by(&[pid?])?;
+                (used > 0).then_some(used)
+            }
+            Account::Shared if need.key.provider == Provider::Cpu.name() => of_process,
+            Account::Shared => of_process.filter(|bytes| *bytes > need.estimate_bytes),
+        }
+    }
 }
 
 impl Loader for EngineLoader {
     type Loaded = Loaded;
 
     fn load(&self, need: &Need) -> BoxFuture<'static, Result<Load<Loaded>>> {
-        let (shelf, card, hosting) = (Arc::clone(&self.shelf), self.card.clone(), self.hosting);
-        let key = need.key.clone();
+        let (shelf, account, hosting) = (Arc::clone(&self.shelf), self.account.clone(), self.hosting);
+        let (key, need) = (need.key.clone(), need.clone());
         async move {
             let recipe = shelf.recipe(&key)?;
             let loaded = recipe.load(&key, hosting).await.inspect_err(|error| shelf.load_failed(&key, error))?;
-            let measured_bytes = match &card {
-                Some(card) => loaded.vitals().pid.and_then(|pid| card.used_by(&[pid])).filter(|bytes| *bytes > 0),
-                None => loaded.memory_bytes(),
-            };
+            let measured_bytes = account.measured(&need, loaded.vitals().pid, loaded.memory_bytes());
             lock(&shelf.running).insert(key, loaded.clone());
             Ok(Load { loaded, measured_bytes })
         }
@@ -228,20 +251,38 @@ mod tests {
     use super::*;
     use crate::{engines::AsrSpec, flow::Priority};
 
-    #[tokio::test]
-    async fn an_engine_that_died_too_often_is_left_alone_though_its_host_is_gone() {
-        let shelf = Arc::new(Shelf::default());
-        let loader = EngineLoader { shelf: Arc::clone(&shelf), hosting: Hosting::Threads, card: None };
-        let key = ModelKey { model: "mine".to_owned(), variant: "only".to_owned(), provider: "cpu".to_owned() };
-        let need = Need {
-            key: key.clone(),
-            estimate_bytes: 1,
+    fn need(key: ModelKey, estimate_bytes: u64) -> Need {
+        Need {
+            key,
+            estimate_bytes,
             workspace_bytes: 0,
             priority: Priority::Live,
             resident: false,
             yields: false,
             instead_of: None,
+        }
+    }
+
+    #[test]
+    fn what_a_gpu_takes_of_shared_memory_is_not_what_the_process_holds() {
+        let on = |provider: &str| {
+            let key = ModelKey { model: "m".to_owned(), variant: "fp16".to_owned(), provider: provider.to_owned() };
+            need(key, 2000)
         };
+        let measured = |account: Account, provider, bytes| account.measured(&on(provider), Some(1), bytes);
+        assert_eq!(measured(Account::Shared, "cuda", Some(500)), None, "the estimate stands");
+        assert_eq!(measured(Account::Shared, "cuda", Some(2500)), Some(2500), "that alone is more");
+        assert_eq!(measured(Account::Shared, "cpu", Some(500)), Some(500));
+        assert_eq!(measured(Account::Process, "cpu", Some(500)), Some(500));
+        assert_eq!(measured(Account::Card(None), "cuda", Some(500)), None, "its memory is another");
+    }
+
+    #[tokio::test]
+    async fn an_engine_that_died_too_often_is_left_alone_though_its_host_is_gone() {
+        let shelf = Arc::new(Shelf::default());
+        let loader = EngineLoader { shelf: Arc::clone(&shelf), hosting: Hosting::Threads, account: Account::Process };
+        let key = ModelKey { model: "mine".to_owned(), variant: "only".to_owned(), provider: "cpu".to_owned() };
+        let need = need(key.clone(), 1);
         shelf.put(&key, Recipe::of(AsrSpec::TestEcho));
         let vitals = |left: Duration| Vitals {
             quarantined_until: Some(Instant::now() + left),

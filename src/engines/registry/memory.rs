@@ -1,7 +1,7 @@
 //! The ledgers of memory: one for what a GPU has (or shares with the system), one for the host's where the two differ.
 //! Watches what others take of it, and engines that have died for good.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
 
 use tokio::{sync::broadcast, task::JoinHandle, time::interval};
 
@@ -10,7 +10,7 @@ use crate::{
     device::{Facts, MemoryKind, Meter},
     engines::{
         alive,
-        registry::loader::{EngineLoader, Hosting, Loaded, Shelf},
+        registry::loader::{Account, EngineLoader, Hosting, Loaded, Shelf},
     },
     models::{Budget, Costs, Lease, Ledger, Manager, ManagerLimits, ModelKey, ModelState, Need},
     settings::{Provider, Settings},
@@ -47,13 +47,14 @@ impl Memory {
             MemoryKind::Unified => (true, false),
             MemoryKind::None => (false, true),
         };
-        let mut pools = Vec::new();
+        let mut pools: Vec<Pool> = Vec::new();
         if gpu {
-            pools.push(Pool::start(settings, facts, hosting, (true, !host)));
+            pools.push(Pool::start(settings, facts, hosting, (true, !host), None));
         }
         if host {
             let facts = Facts { memory_kind: MemoryKind::None, ..facts.clone() };
-            pools.push(Pool::start(settings, &facts, hosting, (false, true)));
+            let of_card = pools.first().map(|pool| Arc::clone(&pool.shelf));
+            pools.push(Pool::start(settings, &facts, hosting, (false, true), of_card));
         }
         Memory { pools }
     }
@@ -123,7 +124,14 @@ impl Memory {
 }
 
 impl Pool {
-    fn start(settings: &Settings, facts: &Facts, hosting: Hosting, (of_gpu, of_host): (bool, bool)) -> Pool {
+    /// `others`: engines of another memory, whose processes use this one too.
+    fn start(
+        settings: &Settings,
+        facts: &Facts,
+        hosting: Hosting,
+        (of_gpu, of_host): (bool, bool),
+        others: Option<Arc<Shelf>>,
+    ) -> Pool {
         let meter = match Meter::open(Path::new("/"), facts) {
             Ok(meter) => Some(Arc::new(meter)),
             Err(error) => {
@@ -132,22 +140,36 @@ impl Pool {
             }
         };
         let shelf = Arc::new(Shelf::default());
-        let card = meter.clone().filter(|_| facts.memory_kind == MemoryKind::Dedicated);
-        let loader = EngineLoader { shelf: Arc::clone(&shelf), hosting, card };
+        let account = match facts.memory_kind {
+            MemoryKind::Dedicated => Account::Card(meter.clone()),
+            MemoryKind::Unified => Account::Shared,
+            MemoryKind::None => Account::Process,
+        };
+        let loader = EngineLoader { shelf: Arc::clone(&shelf), hosting, account };
         let limits = ManagerLimits {
             idle: Duration::from_secs(settings.memory.idle_secs),
             wait: Duration::from_secs(settings.memory.wait_secs),
         };
-        let name = if of_gpu { "gpu" } else { "host" };
+        let name = match facts.memory_kind {
+            MemoryKind::Dedicated => "gpu",
+            MemoryKind::Unified => "shared",
+            MemoryKind::None => "host",
+        };
         let costs = Costs::open(&settings.store_dir().join(COSTS).join(name), facts.title());
         let manager = Manager::start(loader, Budget::measure(facts, &settings.memory), costs, limits);
         let every = Duration::from_secs(settings.memory.foreign_secs);
-        let watch = tokio::spawn(watch(manager.clone(), Arc::clone(&shelf), meter, every));
+        let watch = tokio::spawn(watch(manager.clone(), Arc::clone(&shelf), others, meter, every));
         Pool { of_gpu, of_host, shelf, manager, watch }
     }
 }
 
-async fn watch(manager: Manager<EngineLoader>, shelf: Arc<Shelf>, meter: Option<Arc<Meter>>, every: Duration) {
+async fn watch(
+    manager: Manager<EngineLoader>,
+    shelf: Arc<Shelf>,
+    others: Option<Arc<Shelf>>,
+    meter: Option<Arc<Meter>>,
+    every: Duration,
+) {
     let mut turns = interval(every);
     let mut is_blind = false;
     loop {
@@ -156,6 +178,9 @@ async fn watch(manager: Manager<EngineLoader>, shelf: Arc<Shelf>, meter: Option<
         report_deaths(&manager, &running);
         let Some(meter) = meter.clone() else { continue };
         let reserved = manager.ledger().reserved;
+        // What they take of this memory nobody has reserved here.
+        let others = others.iter().flat_map(|shelf| shelf.running()).filter_map(|(_, loaded)| loaded.vitals().pid);
+        let others: BTreeSet<u32> = others.collect();
         // Reading the account of a large process takes the kernel milliseconds.
         let measured = tokio::task::spawn_blocking(move || {
             let grown: Vec<(ModelKey, u64)> = match meter.used_by(&[]) {
@@ -166,7 +191,8 @@ async fn watch(manager: Manager<EngineLoader>, shelf: Arc<Shelf>, meter: Option<
                 None => Vec::new(),
             };
             // What is loading or leaving is reserved as well: taken for others' it would count twice.
-            (meter.foreign(&alive(), reserved), grown)
+            let ours: Vec<u32> = alive().into_iter().filter(|pid| !others.contains(pid)).collect();
+            (meter.foreign(&ours, reserved), grown)
         });
         match measured.await {
             Ok((Ok(foreign), grown)) => {
