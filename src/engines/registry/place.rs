@@ -66,7 +66,8 @@ impl Registry {
 
     fn place<E: Hireable>(&self, priority: Priority) -> Result<Place> {
         let stock = self.stock();
-        let wanted = E::serving(&stock)?;
+        let mut wanted = E::serving(&stock)?;
+        let unserved = wanted.told.take();
         let memory = self.memory()?;
         let Order { providers, built, told } = self.order(&wanted)?;
         let is_short = lock(&self.0.shortages).touch(&wanted.model);
@@ -76,7 +77,8 @@ impl Registry {
         for provider in providers {
             // To build an engine of a smaller variant would take more than is missing.
             let count = if provider == Provider::TensorRt { 1 } else { servings.len() };
-            places.extend((0..count).map(|serving| (serving, provider)));
+            let may = |serving: &usize| *serving == 0 || servings[*serving].providers.contains(&provider);
+            places.extend((0..count).filter(may).map(|serving| (serving, provider)));
         }
         let key_of = |(serving, provider): &(usize, Provider)| ModelKey {
             model: servings[*serving].model.clone(),
@@ -91,18 +93,19 @@ impl Registry {
         let serving = servings.into_iter().nth(serving).ok_or_else(nowhere)?;
         let key = keys[chosen].clone();
         let instead_of = why.is_some().then(|| keys[0].clone());
-        Ok(Place { serving, provider, key, built, instead_of, why: why.or(told) })
+        Ok(Place { serving, provider, key, built, instead_of, why: why.or(told).or(unserved) })
     }
 
     async fn lease(&self, place: &Place, priority: Priority) -> Result<Lease<Loaded>> {
         let Place { serving, provider, key, built, instead_of, .. } = place;
         let memory = self.memory()?;
-        let Portion { units, workspace_bytes } = serving.appetite.portion(*provider, memory.limit(*provider)?);
+        let Portion { units, loaded_bytes, workspace_bytes } =
+            serving.appetite.portion(*provider, memory.limit(*provider)?);
         memory.shelf(*provider)?.put(key, serving.recipe(*provider, units, built.as_ref(), &self.0.settings));
         let is_smaller = instead_of.as_ref().is_some_and(|wanted| wanted.variant != key.variant);
         let need = Need {
             key: key.clone(),
-            estimate_bytes: serving.appetite.weights_bytes,
+            estimate_bytes: loaded_bytes,
             workspace_bytes,
             priority,
             // What is wanted takes the place of a smaller one when that has left: it does not stay for nobody.

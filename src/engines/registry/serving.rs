@@ -42,6 +42,8 @@ pub struct Serving {
     pub(super) model: String,
     pub(super) variant: String,
     pub(super) providers: Vec<Provider>,
+    /// Why these are not all that the settings permit.
+    pub(super) told: Option<String>,
     pub(super) appetite: Appetite,
     pub(super) resident: bool,
     /// For TensorRT, which serves only what was held against a check.
@@ -145,7 +147,7 @@ impl<'a> Stock<'a> {
     pub(super) fn transcriber_in(&self, model: &str, variant: Option<&str>) -> Result<Serving> {
         let task = Task::Transcribe;
         let mut providers = self.settings.providers_for(task);
-        let mut beside = None;
+        let (mut beside, mut told) = (None, None);
         let (variant, appetite, checked, built_of) = match model {
             #[cfg(any(test, feature = "test-engine"))]
             "test-echo" | "test-count" => {
@@ -172,6 +174,9 @@ impl<'a> Stock<'a> {
                     beside = Some(plans::beside((model, &variant), is_whole, &providers, self.settings)?);
                     providers = vec![Provider::TensorRt];
                 }
+                if encoder.is_in_bytes() || decoder.is_in_bytes() {
+                    told = on_processors(model, &variant, &mut providers)?;
+                }
                 let threads = thread::available_parallelism().map_or(1, usize::from);
                 let spec = WhisperSpec { encoder, decoder, ..WhisperSpec::of(&dir, &self.library()?, threads) };
                 let appetite = Appetite { units: spec.batch, ..appetite };
@@ -182,6 +187,7 @@ impl<'a> Stock<'a> {
             model: model.to_owned(),
             variant,
             providers,
+            told,
             appetite,
             resident: self.settings.is_resident(task),
             checked,
@@ -189,6 +195,18 @@ impl<'a> Stock<'a> {
             built_of,
         })
     }
+}
+
+/// Takes out what would leave the work to the processor all the same.
+fn on_processors(model: &str, variant: &str, providers: &mut Vec<Provider>) -> Result<Option<String>> {
+    let wanted = providers.first().copied();
+    providers.retain(|provider| *provider == Provider::Cpu);
+    let told = format!("{model} as {variant} is made for processors: no GPU has its products of bytes");
+    if providers.is_empty() {
+        return Err(Error::new(Kind::Unsupported, told)
+            .hint("take fp16 or q4, or add \"cpu\" to providers.order or the task's provider"));
+    }
+    Ok((wanted != Some(Provider::Cpu)).then_some(told))
 }
 
 /// The graphs of one variant on the disk.
@@ -451,6 +469,35 @@ mod tests {
 
         let meanwhile = serving.whisper(spec, Provider::Cuda, None, &settings);
         assert_eq!((meanwhile.encoder.provider, meanwhile.provider.provider()), (None, Provider::Cuda));
+    }
+
+    #[test]
+    fn what_is_quantised_to_bytes_runs_on_processors_and_says_so() {
+        let files = ["encoder_model_quantized.onnx", "decoder_model_merged_quantized.onnx", "encoder_model_q4.onnx"];
+        let dir = model(&files, r#"{"model_type":"whisper"}"#);
+        let serving = |variant: &str, order: &str| {
+            let sets = [format!("tasks.transcribe.variant={variant}"), format!("providers.order={order}")];
+            let settings = load(&Sources { sets: sets.into(), ..Sources::default() }).unwrap().settings;
+            // Any file is a library that nobody opens.
+            let places = Places {
+                models: vec![dir.path().to_owned()],
+                library: vec![dir.path().join("mine/config.json")],
+                own_entries: None,
+                hosting: Hosting::Threads,
+            };
+            let catalogue = Catalogue::load(None).map_err(|error| error.full());
+            Stock { settings: &settings, catalogue: &catalogue, places: &places }.transcriber("mine")
+        };
+        let both = "[\"cuda\", \"cpu\"]";
+        let it = serving("q8", both).unwrap();
+        assert_eq!(it.providers, [Provider::Cpu]);
+        assert!(it.told.unwrap().contains("mine as q8 is made for processors"));
+        let it = serving("q8", "[\"cpu\"]").unwrap();
+        assert_eq!((it.providers, it.told), (vec![Provider::Cpu], None), "as it is wanted");
+        let it = serving("q4", both).unwrap();
+        assert_eq!((it.providers.len(), it.told), (2, None));
+        let error = serving("q8", "[\"cuda\"]").err().unwrap();
+        assert!(error.kind() == Kind::Unsupported && error.full().contains("fp16 or q4"), "{}", error.full());
     }
 
     #[test]

@@ -49,8 +49,12 @@ impl Stock<'_> {
             [_, others @ ..] => {
                 let servings = others.iter().filter_map(|variant| in_variant(variant)).collect();
                 let missing: Vec<&str> = others.iter().copied().filter(|it| in_variant(it).is_none()).collect();
-                let hint = (!missing.is_empty())
-                    .then(|| format!("tasks.{task}.variant names {}, which is not installed here", missing.join(", ")));
+                let hint = (!missing.is_empty()).then(|| {
+                    format!(
+                        "tasks.{task}.variant names {}, which cannot serve here: `vigia models show {model}`",
+                        missing.join(", ")
+                    )
+                });
                 Ok(Smaller { servings, hint })
             }
         }

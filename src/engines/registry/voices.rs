@@ -18,6 +18,7 @@ use crate::{
     },
     flow::Task,
     models::catalogue::Memory,
+    settings::Provider,
 };
 
 /// One for each engine: live speech needs the others.
@@ -81,10 +82,13 @@ fn is_test(stock: &Stock<'_>, dir: Option<&Path>) -> bool {
 
 /// What the two engines are told apart by in the ledger, where they stand under the same model.
 fn serving(stock: &Stock<'_>, variant: &str, appetite: Appetite, recipe: Recipe) -> Result<Serving> {
+    let wanted = stock.settings.providers_for(Task::Diarize);
+    let is_wanted = wanted.first() == Some(&Provider::Cpu);
     Ok(Serving {
         model: stock.model(Task::Diarize)?.to_owned(),
         variant: variant.to_owned(),
-        providers: stock.settings.providers_for(Task::Diarize),
+        providers: vec![Provider::Cpu],
+        told: (!is_wanted).then(|| "what tells voices apart is made for processors".to_owned()),
         appetite,
         resident: stock.settings.is_resident(Task::Diarize),
         checked: None,

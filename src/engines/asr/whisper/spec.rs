@@ -45,6 +45,13 @@ impl Default for GraphFile {
 }
 
 impl GraphFile {
+    /// Its weights and products are of bytes. ONNX Runtime has kernels for such products, as the published exports use
+    /// them, for processors alone: beside a GPU each of them would run there all the same, with copies to and fro, in
+    /// memory that nobody has reserved.
+    pub fn is_in_bytes(&self) -> bool {
+        matches!(self.suffix.as_str(), "_quantized" | "_int8" | "_uint8")
+    }
+
     /// Within the model's folder.
     pub fn path(&self, name: &str) -> PathBuf {
         let ending = if self.plan.is_some() { "" } else { ".onnx" };
