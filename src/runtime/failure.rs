@@ -1,11 +1,12 @@
 //! What the libraries that run graphs mean by their words, for they give no code that can be told apart. That memory has
 //! run out has a kind of its own, because a smaller variant, or another place, may still serve.
 
-use std::path::Path;
+use std::{borrow::Cow, path::Path};
 
 use crate::{
     base::{Error, Kind},
     runtime::provider,
+    telemetry::logs,
 };
 
 /// In small letters, as ONNX Runtime, its arena, CUDA, cuBLAS, cuDNN, cuFFT, TensorRT, a Jetson's driver, C++ and Rust put
@@ -36,6 +37,16 @@ const NO_KERNEL: &str = "no kernel image is available";
 const ANOTHER_BUILD: &str = "`nvidia-smi --query-gpu=name,compute_cap --format=csv` shows the card's kind; it is older than \
                              this build serves (onnxruntime-gpu for CUDA 13 begins with 7.5), or newer: name a build of \
                              ONNX Runtime for it in runtime.library, or set providers.order = [\"cpu\"]";
+
+/// TensorRT tells why it failed in the log alone; its provider then says no more than that it did.
+const NO_MORE: &str = "TensorRT EP";
+
+fn with_complaint(text: &str, complaint: Option<String>) -> Cow<'_, str> {
+    match complaint.filter(|_| text.contains(NO_MORE)) {
+        Some(complaint) => Cow::Owned(format!("{text}; {complaint}")),
+        None => Cow::Borrowed(text),
+    }
+}
 
 /// What can be done about a failure depends on what it was.
 enum Reason {
@@ -74,6 +85,7 @@ pub fn is_out_of_memory(text: &str) -> bool {
 
 /// What opening a graph failed with.
 pub(crate) fn open_error(path: &Path, text: &str) -> Error {
+    let text = &*with_complaint(text, logs::last_complaint());
     let what = format!("the model {} cannot be opened", path.display());
     let error = match reason(text) {
         Reason::Memory => {
@@ -100,6 +112,7 @@ pub(super) fn trial_error(what: impl Into<String>, text: &str) -> Error {
 }
 
 fn failed(kind: Kind, what: String, text: &str) -> Error {
+    let text = &*with_complaint(text, logs::last_complaint());
     let error = match reason(text) {
         Reason::Memory => {
             Error::new(Kind::OverBudget, format!("{what}: there is not enough memory for what it works in"))
@@ -145,6 +158,14 @@ mod tests {
             assert_eq!(error.kind(), Kind::OverBudget, "{text}");
             assert!(error.full().contains(text) && error.full().contains("smaller variant"), "{}", error.full());
         }
+    }
+
+    #[test]
+    fn what_tensorrt_told_the_log_alone_counts_too() {
+        let text = "TensorRT EP failed to create context for fused node: encoder";
+        let whole = with_complaint(text, Some("[allocator] Error Code 1: OutOfMemory".to_owned()));
+        assert!(is_out_of_memory(&whole) && !is_out_of_memory(text));
+        assert_eq!(with_complaint("no protobuf", Some("OutOfMemory".to_owned())), "no protobuf", "it tells itself");
     }
 
     #[test]

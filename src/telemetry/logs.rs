@@ -8,6 +8,8 @@ use std::{
     fmt::Write as _,
     io::{self, IsTerminal, Write as _},
     panic,
+    sync::Mutex,
+    time::{Duration, Instant},
 };
 
 use log::{
@@ -16,7 +18,7 @@ use log::{
 };
 use systemd_journal_logger::{JournalLog, connected_to_journal};
 
-use crate::base::clock;
+use crate::base::{clock, lock};
 
 /// Libraries whose lines say nothing to a user; a directive of the settings overrides them.
 const QUIET: &[(&str, LevelFilter)] = &[
@@ -71,6 +73,23 @@ fn install(filter: Filter, sink: Sink) {
     }));
 }
 
+/// What ONNX Runtime complained of last, and when: a provider of it may tell its log alone why it failed.
+static COMPLAINT: Mutex<Option<(Instant, String)>> = Mutex::new(None);
+/// An older one is of something else.
+const COMPLAINT_AGE: Duration = Duration::from_secs(10);
+
+/// Each is told once.
+pub fn last_complaint() -> Option<String> {
+    let (at, text) = lock(&COMPLAINT).take()?;
+    (at.elapsed() < COMPLAINT_AGE).then_some(text)
+}
+
+fn note_complaint(record: &Record<'_>) {
+    if record.level() == Level::Error && covers("ort", record.target()) {
+        *lock(&COMPLAINT) = Some((Instant::now(), record.args().to_string()));
+    }
+}
+
 struct Logger {
     filter: Filter,
     sink: Sink,
@@ -85,6 +104,7 @@ impl Log for Logger {
         if !self.enabled(record.metadata()) {
             return;
         }
+        note_complaint(record);
         match &self.sink {
             Sink::Journal(journal) => journal.log(record),
             Sink::Stderr { colours } => write_line(&line(&clock::now_at(), record, *colours)),
@@ -222,6 +242,18 @@ mod tests {
 
     fn filter(levels: &[(&str, LevelFilter)]) -> Filter {
         Filter::new(&levels.iter().map(|(module, level)| ((*module).to_owned(), *level)).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn what_onnx_runtime_complained_of_is_told_once() {
+        let note = |level, target: &str, text: &str| {
+            note_complaint(&Record::builder().level(level).target(target).args(format_args!("{text}")).build());
+        };
+        note(Level::Warn, "ort::logging", "slow");
+        note(Level::Error, "vigia::media", "no sound");
+        note(Level::Error, "ort::logging", "[defaultAllocator.cpp] OutOfMemory");
+        assert_eq!(last_complaint().as_deref(), Some("[defaultAllocator.cpp] OutOfMemory"));
+        assert_eq!(last_complaint(), None);
     }
 
     #[test]
