@@ -90,13 +90,9 @@ impl WhisperSpec {
     }
 
     fn options(&self, provider: &ProviderOptions, same_shapes: bool) -> GraphOptions {
-        GraphOptions {
-            threads: self.threads,
-            provider: provider.clone(),
-            spinning: self.threads > 1,
-            same_shapes,
-            mapped: false,
-        }
+        // Beside a GPU the processor has next to nothing to do, and would wait for it on all cores.
+        let threads = if *provider == ProviderOptions::Cpu { self.threads } else { 1 };
+        GraphOptions { threads, provider: provider.clone(), spinning: threads > 1, same_shapes, mapped: false }
     }
 
     pub(super) fn open(&self, runtime: &Runtime, file: &GraphFile, name: &str, same_shapes: bool) -> Result<Graph> {
