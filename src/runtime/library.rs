@@ -4,7 +4,7 @@ use std::{
     ffi::CStr,
     path::{Path, PathBuf},
     ptr,
-    sync::Mutex,
+    sync::{Arc, Mutex, OnceLock},
 };
 
 use ort::{
@@ -15,6 +15,7 @@ use ort::{
 
 use crate::{
     base::{Error, Result, lock},
+    runtime::Version,
     settings::Provider,
 };
 
@@ -27,6 +28,8 @@ const HOW_TO_GET: &str = "scripts/run fetches it; or unpack it from the onnxrunt
 pub struct Runtime {
     environment: Environment,
     library: PathBuf,
+    /// Once it is known.
+    pub(super) tensorrt: Arc<OnceLock<Version>>,
 }
 
 /// Only one library can be in a process, so a second one asked for is an error, not a surprise.
@@ -56,7 +59,7 @@ impl Runtime {
         share_memory(&environment).map_err(|error| {
             Error::unavailable(format!("ONNX Runtime from {} makes no arena", library.display())).cause(error)
         })?;
-        let runtime = Runtime { environment, library: library.to_owned() };
+        let runtime = Runtime { environment, library: library.to_owned(), tensorrt: Arc::default() };
         *opened = Some(runtime.clone());
         Ok(runtime)
     }

@@ -4,6 +4,7 @@ use std::{
     ffi::c_int,
     fmt,
     path::{Path, PathBuf},
+    sync::OnceLock,
 };
 
 use serde::{Deserialize, Serialize};
@@ -35,10 +36,20 @@ impl Version {
 }
 
 impl Runtime {
-    /// The TensorRT that ONNX Runtime's provider will load. The driver is asked first.
+    /// The TensorRT that ONNX Runtime's provider will load. The driver is asked first. What was found stays, for it is asked
+    /// at each job; what was not is looked for again.
     pub fn tensorrt_version(&self) -> Result<Version> {
-        driver::check()?;
-        library_version(&tensorrt_library(self.library())?)
+        once(&self.tensorrt, || {
+            driver::check()?;
+            library_version(&tensorrt_library(self.library())?)
+        })
+    }
+}
+
+fn once(known: &OnceLock<Version>, look: impl FnOnce() -> Result<Version>) -> Result<Version> {
+    match known.get() {
+        Some(version) => Ok(*version),
+        None => look().map(|version| *known.get_or_init(|| version)),
     }
 }
 
@@ -82,6 +93,14 @@ mod tests {
         for (number, text) in [(8503, "8.5.3"), (8601, "8.6.1"), (100_300, "10.3.0"), (101_302, "10.13.2")] {
             assert_eq!(Version::from_number(number).to_string(), text);
         }
+    }
+
+    #[test]
+    fn what_was_found_is_not_looked_for_again_and_what_was_not_is() {
+        let known = OnceLock::new();
+        assert!(once(&known, || Err(Error::unavailable("no driver yet"))).is_err());
+        let version = once(&known, || Ok(Version::from_number(101_302))).unwrap();
+        assert_eq!(once(&known, || panic!("asked again")).unwrap(), version);
     }
 
     #[test]
