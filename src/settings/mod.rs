@@ -225,7 +225,6 @@ pub struct Cuda {
     pub memory_limit: ByteSize,
     pub conv_search: ConvSearch,
     pub tf32: bool,
-    pub cuda_graphs: bool,
 }
 
 /// How cuDNN chooses among its convolutions.
@@ -243,7 +242,6 @@ pub struct TensorRt {
     pub fp16: bool,
     pub int8: bool,
     pub workspace: ByteSize,
-    pub cuda_graphs: bool,
 }
 
 #[derive(Debug, Clone, Deserialize)]

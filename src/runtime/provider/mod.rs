@@ -38,7 +38,6 @@ pub struct CudaOptions {
     pub memory_limit_bytes: Option<u64>,
     pub conv_search: ConvSearch,
     pub tf32: bool,
-    pub cuda_graphs: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -46,7 +45,6 @@ pub struct TensorRtOptions {
     pub fp16: bool,
     pub int8: bool,
     pub workspace_bytes: Option<u64>,
-    pub cuda_graphs: bool,
     /// Where engines and timings are kept; without it an engine is built at every start.
     pub engines: Option<PathBuf>,
     /// The nodes that TensorRT does not take run here.
@@ -57,7 +55,6 @@ pub struct TensorRtOptions {
 pub struct NvRtxOptions {
     pub device_id: u32,
     pub workspace_bytes: Option<u64>,
-    pub cuda_graphs: bool,
     /// Where compiled kernels are kept.
     pub engines: Option<PathBuf>,
 }
@@ -72,7 +69,6 @@ impl ProviderOptions {
             memory_limit_bytes: limit(settings.cuda.memory_limit),
             conv_search: settings.cuda.conv_search,
             tf32: settings.cuda.tf32,
-            cuda_graphs: settings.cuda.cuda_graphs,
         };
         let tensorrt = &settings.tensorrt;
         let workspace_bytes = limit(tensorrt.workspace);
@@ -83,17 +79,10 @@ impl ProviderOptions {
                 fp16: tensorrt.fp16,
                 int8: tensorrt.int8,
                 workspace_bytes,
-                cuda_graphs: tensorrt.cuda_graphs,
                 engines,
-                // Two recorders of one stream would be in each other's way.
-                rest: CudaOptions { cuda_graphs: false, ..cuda },
+                rest: cuda,
             }),
-            Provider::NvRtx => ProviderOptions::NvRtx(NvRtxOptions {
-                device_id,
-                workspace_bytes,
-                cuda_graphs: tensorrt.cuda_graphs,
-                engines,
-            }),
+            Provider::NvRtx => ProviderOptions::NvRtx(NvRtxOptions { device_id, workspace_bytes, engines }),
         }
     }
 
@@ -128,7 +117,6 @@ fn cuda(options: &CudaOptions) -> ExecutionProviderDispatch {
         .with_conv_algorithm_search(search)
         // Said either way: ONNX Runtime's own choice is to round.
         .with_tf32(options.tf32)
-        .with_cuda_graph(options.cuda_graphs)
         // Doubling would claim memory that the ledger has promised to others.
         .with_arena_extend_strategy(ArenaExtendStrategy::SameAsRequested);
     if let Some(bytes) = options.memory_limit_bytes {
@@ -141,8 +129,7 @@ fn tensorrt(options: &TensorRtOptions) -> Result<ExecutionProviderDispatch> {
     let mut tensorrt = ep::TensorRT::default()
         .with_device_id(options.rest.device_id.cast_signed())
         .with_fp16(options.fp16)
-        .with_int8(options.int8)
-        .with_cuda_graph(options.cuda_graphs);
+        .with_int8(options.int8);
     if let Some(bytes) = options.workspace_bytes {
         tensorrt = tensorrt.with_max_workspace_size(whole(bytes));
     }
@@ -158,7 +145,7 @@ fn tensorrt(options: &TensorRtOptions) -> Result<ExecutionProviderDispatch> {
 }
 
 fn nvrtx(options: &NvRtxOptions) -> Result<ExecutionProviderDispatch> {
-    let mut nvrtx = ep::NVRTX::default().with_device_id(options.device_id).with_cuda_graph(options.cuda_graphs);
+    let mut nvrtx = ep::NVRTX::default().with_device_id(options.device_id);
     if let Some(bytes) = options.workspace_bytes {
         nvrtx = nvrtx.with_max_workspace(whole(bytes));
     }
@@ -221,7 +208,6 @@ mod tests {
         let mut settings = defaults();
         settings.device_id = 1;
         settings.cuda.memory_limit = ByteSize::mib(512);
-        settings.cuda.cuda_graphs = true;
         for provider in Provider::ALL {
             let options = ProviderOptions::new(provider, &settings, Some(Path::new("/engines/m")));
             assert_eq!(options.provider(), provider);
@@ -232,7 +218,7 @@ mod tests {
             panic!("another provider")
         };
         assert_eq!((options.rest.device_id, options.rest.memory_limit_bytes), (1, Some(512 << 20)));
-        assert!(options.fp16 && !options.int8 && !options.rest.cuda_graphs && options.engines.is_none());
+        assert!(options.fp16 && !options.int8 && options.engines.is_none());
         assert!(!options.rest.tf32, "what 32 bits hold is kept");
         assert_eq!(options.workspace_bytes, Some(1 << 30));
     }
