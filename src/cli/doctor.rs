@@ -11,7 +11,7 @@ use std::{
 use crate::{
     base::{ByteSize, Error},
     cli::{
-        Chosen, Outcome, SettingsArgs, choose, disk, places, print,
+        Chosen, Outcome, SettingsArgs, card, choose, disk, places, print,
         table::{Report, Row, Section, State},
     },
     device::{self, Facts, MemoryKind},
@@ -40,7 +40,11 @@ pub(super) struct Args {
 pub(super) fn run(args: Args) -> Outcome {
     let sources = args.settings.sources();
     let colours = io::stdout().is_terminal() && sources.variable("NO_COLOR").is_none();
-    let report = examine(sources, device::probe(Path::new("/")), places);
+    let mut facts = device::probe(Path::new("/"));
+    // A card that is not there is told with the other faults of the settings.
+    card::choose(&sources, &mut facts);
+    card::show_alone(&facts);
+    let report = examine(sources, facts, places);
     if args.json { print(&report.to_json().map_err(anyhow::Error::new)?) } else { print(&report.to_text(colours)) }
 }
 
@@ -78,14 +82,19 @@ fn machine(facts: &Facts) -> Section {
             format!("{}{}", ByteSize(facts.ram_bytes), limit.unwrap_or_default())
         }),
     ];
-    for gpu in &facts.gpus {
+    let several = facts.gpus.len() > 1;
+    for (at, gpu) in facts.gpus.iter().enumerate() {
         let mut parts = vec![gpu.name.clone(), ByteSize(gpu.vram_bytes).to_string()];
         if facts.memory_kind == MemoryKind::Unified {
             parts.push("shared with the system".to_owned());
         }
         parts.extend(gpu.driver.as_ref().map(|driver| format!("driver {driver}")));
         parts.extend(gpu.compute_capability.as_ref().map(|version| format!("compute capability {version}")));
-        rows.push(Row::new(State::Good, "GPU", parts.join(", ")));
+        if several {
+            parts.push(if at == 0 { "models run here" } else { "not used (providers.device_id)" }.to_owned());
+        }
+        let name = if several { format!("GPU {}", gpu.index) } else { "GPU".to_owned() };
+        rows.push(Row::new(State::Good, name, parts.join(", ")));
     }
     if facts.gpus.is_empty() {
         rows.push(info("GPU", "none: models run on the processor".to_owned()));

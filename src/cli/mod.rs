@@ -2,6 +2,7 @@
 //! models or events. Exit codes: 0 done, 1 failed, 2 wrong usage, 78 bad settings.
 
 mod bench;
+mod card;
 mod check;
 mod disk;
 mod doctor;
@@ -153,8 +154,11 @@ impl SettingsArgs {
         Sources::of_process(self.config.clone(), self.sets.clone())
     }
 
+    /// Before anything else: CUDA is told which card it may see.
     fn load(&self) -> Outcome<Chosen> {
-        choose(self.sources(), device::probe(Path::new("/"))).map_err(Failure::Settings)
+        let chosen = choose(self.sources(), device::probe(Path::new("/"))).map_err(Failure::Settings)?;
+        card::show_alone(&chosen.facts);
+        Ok(chosen)
     }
 }
 
@@ -166,17 +170,19 @@ fn places(settings: &Settings) -> Places {
     Places { own_entries, ..Places::new(settings, &executable, &working_dir) }
 }
 
-/// The profile first, because it is a source of the settings itself.
-fn choose(mut sources: Sources, facts: Facts) -> Result<Chosen, Vec<Fault>> {
+/// The card first, because a profile is chosen by it, then the profile, because it is a source of the settings itself.
+fn choose(mut sources: Sources, mut facts: Facts) -> Result<Chosen, Vec<Fault>> {
+    let no_card = card::choose(&sources, &mut facts);
     let (name, origin) = crate::settings::wanted_profile(&sources);
     let profile = profiles::choose(&name, &facts);
     if let Ok(Choice { profile, .. }) = &profile {
         sources.profile = Some(ProfileText { name: profile.name.to_owned(), toml: profile.settings_toml.clone() });
     }
-    match (crate::settings::load(&sources), profile) {
-        (Ok(loaded), Ok(profile)) => Ok(Chosen { loaded, facts, profile }),
-        (loaded, profile) => {
+    match (crate::settings::load(&sources), profile, no_card) {
+        (Ok(loaded), Ok(profile), None) => Ok(Chosen { loaded, facts, profile }),
+        (loaded, profile, no_card) => {
             let mut faults = loaded.err().unwrap_or_default();
+            faults.extend(no_card);
             faults.extend(profile.err().map(|error| Fault::new("device.profile", origin, error.full())));
             Err(faults)
         }

@@ -17,14 +17,16 @@ struct CardUse {
     used_bytes: u64,
 }
 
+/// Numbered as they stand there.
 pub(super) fn cards(tree: &mut Tree) -> Result<Vec<Card>, String> {
-    read(tree)
+    let cards: Vec<Card> = read(tree)?;
+    Ok((0..).zip(cards).map(|(index, card)| Card { index, ..card }).collect())
 }
 
-/// All and free memory of the card with the most.
-pub(super) fn usage(tree: &mut Tree) -> Result<(u64, u64), String> {
+/// All and free memory of a card.
+pub(super) fn usage(tree: &mut Tree, index: u32) -> Result<(u64, u64), String> {
     let cards: Vec<CardUse> = read(tree)?;
-    let card = cards.into_iter().rev().max_by_key(|card| card.vram_bytes).ok_or("nvml.toml names no card")?;
+    let card = cards.get(index as usize).ok_or_else(|| format!("nvml.toml names no card {index}"))?;
     Ok((card.vram_bytes, card.vram_bytes.saturating_sub(card.used_bytes)))
 }
 

@@ -127,6 +127,8 @@ pub(super) fn read(tree: &mut Tree, kernel: Option<&str>) -> Option<(Jetson, Car
     let jetpack = l4t.as_deref().and_then(jetpack).map(str::to_owned);
     let module = compatible.lines().find_map(module).map(str::to_owned);
     let gpu = Card {
+        index: 0,
+        uuid: None,
         name: chip.map_or("NVIDIA Tegra", |chip| chip.1).to_owned(),
         vram_bytes: None,
         driver: None,

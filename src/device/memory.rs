@@ -26,8 +26,8 @@ pub struct Meter {
 
 enum Source {
     Card(Box<CardMemory>),
-    /// A card of a captured machine.
-    Captured,
+    /// A card of a captured machine, by its number.
+    Captured(u32),
     /// What its GPU takes is in no process's account.
     Shared,
     Host,
@@ -43,13 +43,14 @@ impl Usage {
 impl Meter {
     /// For the memory that `facts` (probed below the same root) tell of.
     pub fn open(root: &Path, facts: &Facts) -> Result<Meter> {
-        let source = match facts.memory_kind {
-            MemoryKind::Dedicated if root == Path::new("/") => {
-                Source::Card(Box::new(CardMemory::open().map_err(Error::unavailable)?))
+        let source = match (facts.memory_kind, facts.gpus.first()) {
+            (MemoryKind::Dedicated, Some(gpu)) if root == Path::new("/") => {
+                Source::Card(Box::new(CardMemory::open(gpu).map_err(Error::unavailable)?))
             }
-            MemoryKind::Dedicated => Source::Captured,
-            MemoryKind::Unified => Source::Shared,
-            MemoryKind::None => Source::Host,
+            (MemoryKind::Dedicated, Some(gpu)) => Source::Captured(gpu.index),
+            (MemoryKind::Dedicated, None) => return Err(Error::unavailable("there is no card to measure")),
+            (MemoryKind::Unified, _) => Source::Shared,
+            (MemoryKind::None, _) => Source::Host,
         };
         Ok(Meter { root: root.to_owned(), source })
     }
@@ -57,7 +58,7 @@ impl Meter {
     pub fn usage(&self) -> Result<Usage> {
         let measured = match &self.source {
             Source::Card(card) => card.usage(),
-            Source::Captured => fake::usage(&mut Tree::new(&self.root)),
+            Source::Captured(index) => fake::usage(&mut Tree::new(&self.root), *index),
             Source::Shared | Source::Host => {
                 host::usage(&mut Tree::new(&self.root)).ok_or_else(|| "/proc/meminfo does not tell it".to_owned())
             }
@@ -72,7 +73,7 @@ impl Meter {
     pub fn used_by(&self, processes: &[u32]) -> Option<u64> {
         match &self.source {
             Source::Card(card) => card.used_by(processes),
-            Source::Captured | Source::Shared => None,
+            Source::Captured(_) | Source::Shared => None,
             Source::Host => {
                 let mut tree = Tree::new(&self.root);
                 Some(processes.iter().map(|process| host::private_bytes(&mut tree, *process)).sum())
@@ -196,8 +197,8 @@ mod tests {
     }
 
     #[test]
-    fn a_captured_card_has_what_the_driver_said() {
-        let (_dir, meter) = machine(&[
+    fn a_captured_card_has_what_the_driver_said_and_the_one_that_models_use_is_measured() {
+        let (dir, meter) = machine(&[
             MEMINFO,
             (
                 "nvml.toml",
@@ -206,6 +207,10 @@ mod tests {
         ]);
         assert_eq!(meter.usage().unwrap(), Usage { total: 20, free: 15, used: 5 });
         assert_eq!(meter.used_by(&[1]), None);
+        let mut facts = probe(dir.path());
+        facts.choose_card(0).unwrap();
+        let meter = Meter::open(dir.path(), &facts).unwrap();
+        assert_eq!(meter.usage().unwrap(), Usage { total: 10, free: 7, used: 3 });
     }
 
     #[test]

@@ -20,6 +20,9 @@ pub use memory::{Meter, Usage, ended_for_memory};
 
 use tree::Tree;
 
+/// The variable by which CUDA is shown some of the cards.
+pub const VISIBLE: &str = "CUDA_VISIBLE_DEVICES";
+
 /// Where models find their memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -32,8 +35,12 @@ pub enum MemoryKind {
     None,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Gpu {
+    /// As `nvidia-smi` counts: along the bus.
+    pub index: u32,
+    /// By which CUDA and the driver's library mean the same card. A Jetson's GPU needs none.
+    pub uuid: Option<String>,
     pub name: String,
     /// The card's own memory; with unified memory the system's, which the GPU shares.
     pub vram_bytes: u64,
@@ -53,7 +60,7 @@ pub struct Facts {
     /// Only where a cgroup allows less than there is.
     pub cgroup_memory_limit: Option<u64>,
     pub memory_kind: MemoryKind,
-    /// The one with the most memory first.
+    /// The one that models use first: that with the most memory, unless another was chosen.
     pub gpus: Vec<Gpu>,
     pub jetson: Option<Jetson>,
     /// What could not be read or is worth knowing, for a person.
@@ -73,6 +80,27 @@ impl Facts {
             MemoryKind::Unified => self.usable_ram_bytes(),
             MemoryKind::None => 0,
         }
+    }
+
+    /// Makes the card with this number the one that models use. Where there is none at all nothing is chosen: why is said
+    /// already.
+    pub fn choose_card(&mut self, index: u32) -> Result<(), String> {
+        if self.gpus.is_empty() {
+            return Ok(());
+        }
+        let Some(at) = self.gpus.iter().position(|gpu| gpu.index == index) else {
+            let cards = self.gpus.iter().map(|gpu| format!("{} is {}", gpu.index, gpu.name)).collect::<Vec<_>>();
+            return Err(format!("there is no card {index} for models: {}", cards.join(", ")));
+        };
+        let chosen = self.gpus.remove(at);
+        self.gpus.insert(0, chosen);
+        Ok(())
+    }
+
+    /// What CUDA reads to see this card alone. It would number cards by their speed, the driver's library does by their bus.
+    pub fn cuda_variables(&self) -> Vec<(&'static str, String)> {
+        let uuid = self.gpus.first().and_then(|gpu| gpu.uuid.clone());
+        uuid.map_or_else(Vec::new, |uuid| vec![(VISIBLE, uuid), ("CUDA_DEVICE_ORDER", "PCI_BUS_ID".to_owned())])
     }
 
     /// The machine in a few words.
@@ -95,7 +123,7 @@ pub fn probe(root: &Path) -> Facts {
         // NVML is missing on older Jetsons and reports no memory on newer ones; the device tree knows.
         Some((jetson, gpu)) => (vec![gpu.with_memory(host.ram_bytes)], MemoryKind::Unified, Some(jetson)),
         None => {
-            let cards = if root == Path::new("/") { nvidia::cards() } else { fake::cards(&mut tree) };
+            let cards = if root == Path::new("/") { nvidia::cards(&mut tree.notes) } else { fake::cards(&mut tree) };
             let (gpus, memory_kind) = settle(cards, host.ram_bytes, &mut tree.notes);
             (gpus, memory_kind, None)
         }
@@ -119,6 +147,9 @@ pub fn probe(root: &Path) -> Facts {
 /// A card as the driver tells of it.
 #[derive(Debug, Clone, Deserialize)]
 struct Card {
+    #[serde(default)]
+    index: u32,
+    uuid: Option<String>,
     name: String,
     /// Absent where the driver says that the GPU has no memory of its own.
     vram_bytes: Option<u64>,
@@ -128,7 +159,8 @@ struct Card {
 
 impl Card {
     fn with_memory(self, bytes: u64) -> Gpu {
-        Gpu { name: self.name, vram_bytes: bytes, driver: self.driver, compute_capability: self.compute_capability }
+        let Card { index, uuid, name, driver, compute_capability, .. } = self;
+        Gpu { index, uuid, name, vram_bytes: bytes, driver, compute_capability }
     }
 }
 

@@ -4,17 +4,29 @@
 
 use nvml_wrapper::{Device, Nvml, enums::device::UsedGpuMemory, error::NvmlError};
 
-use super::Card;
+use super::{Card, Gpu};
 
-/// The cards, or one sentence on why none can be told.
-pub(super) fn cards() -> Result<Vec<Card>, String> {
+/// The cards, or one sentence on why none can be told. One that does not answer is a note and hides no other.
+pub(super) fn cards(notes: &mut Vec<String>) -> Result<Vec<Card>, String> {
     let nvml = Nvml::init().map_err(why)?;
     let driver = nvml.sys_driver_version().ok();
     let count = nvml.device_count().map_err(why)?;
-    (0..count).map(|index| card(&nvml, index, driver.clone()).map_err(why)).collect()
+    if count == 0 {
+        return Err("the NVIDIA driver finds no card; see `nvidia-smi`".to_owned());
+    }
+    let mut cards = Vec::new();
+    for index in 0..count {
+        match card(&nvml, index, driver.clone(), notes) {
+            Ok(card) => cards.push(card),
+            Err(error) => notes.push(format!(
+                "the NVIDIA card {index} does not answer ({error}): it is not used; see `nvidia-smi` and `dmesg`"
+            )),
+        }
+    }
+    Ok(cards)
 }
 
-fn card(nvml: &Nvml, index: u32, driver: Option<String>) -> Result<Card, NvmlError> {
+fn card(nvml: &Nvml, index: u32, driver: Option<String>, notes: &mut Vec<String>) -> Result<Card, NvmlError> {
     let device = nvml.device_by_index(index)?;
     let vram_bytes = match device.memory_info() {
         Ok(memory) => Some(memory.total),
@@ -22,29 +34,38 @@ fn card(nvml: &Nvml, index: u32, driver: Option<String>) -> Result<Card, NvmlErr
         Err(NvmlError::NotSupported) => None,
         Err(error) => return Err(error),
     };
+    let name = device.name()?;
+    // Older drivers do not know of it, most cards do not support it.
+    if device.mig_mode().is_ok_and(|mode| mode.current == MIG_ENABLED) {
+        notes.push(format!(
+            "the NVIDIA card {index} ({name}) is divided (MIG), which is not supported: what is measured is the whole \
+             card; `sudo nvidia-smi -i {index} -mig 0` undoes it"
+        ));
+    }
     let capability = device.cuda_compute_capability().ok();
     Ok(Card {
-        name: device.name()?,
+        index,
+        uuid: device.uuid().ok(),
+        name,
         vram_bytes,
         driver,
         compute_capability: capability.map(|it| format!("{}.{}", it.major, it.minor)),
     })
 }
 
-/// The memory of the card with the most, which is the one that models use.
+const MIG_ENABLED: u32 = 1;
+
+/// The memory of the card that models use.
 pub(super) struct CardMemory {
     nvml: Nvml,
     index: u32,
+    uuid: Option<String>,
 }
 
 impl CardMemory {
-    pub(super) fn open() -> Result<CardMemory, String> {
+    pub(super) fn open(gpu: &Gpu) -> Result<CardMemory, String> {
         let nvml = Nvml::init().map_err(why)?;
-        let total = |index| nvml.device_by_index(index).and_then(|card| card.memory_info()).map_or(0, |it| it.total);
-        // The first of equals, as `Facts` has it.
-        let count = nvml.device_count().map_err(why)?;
-        let index = (0..count).rev().max_by_key(|&index| total(index)).ok_or("no NVIDIA card is there any more")?;
-        Ok(CardMemory { nvml, index })
+        Ok(CardMemory { nvml, index: gpu.index, uuid: gpu.uuid.clone() })
     }
 
     /// All and free.
@@ -69,7 +90,10 @@ impl CardMemory {
     }
 
     fn card(&self) -> Result<Device<'_>, NvmlError> {
-        self.nvml.device_by_index(self.index)
+        match &self.uuid {
+            Some(uuid) => self.nvml.device_by_uuid(uuid.as_str()),
+            None => self.nvml.device_by_index(self.index),
+        }
     }
 }
 

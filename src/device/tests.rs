@@ -148,6 +148,34 @@ fn of_several_cards_the_largest_comes_first() {
 }
 
 #[test]
+fn a_card_is_chosen_by_the_number_that_the_driver_shows() {
+    let (_dir, root) = made(&[(
+        "nvml.toml",
+        b"[[card]]\nname = \"small\"\nuuid = \"GPU-a\"\nvram_bytes = 4294967296\n\
+          [[card]]\nname = \"large\"\nuuid = \"GPU-b\"\nvram_bytes = 25769803776\n",
+    )]);
+    let mut facts = probe(&root);
+    let shown = |facts: &Facts| facts.cuda_variables().into_iter().find(|(name, _)| *name == VISIBLE).unwrap().1;
+    assert_eq!((facts.gpus[0].index, shown(&facts).as_str()), (1, "GPU-b"));
+    facts.choose_card(0).unwrap();
+    assert_eq!((facts.gpus[0].name.as_str(), shown(&facts).as_str()), ("small", "GPU-a"));
+    assert_eq!((facts.gpus.len(), facts.gpu_memory_bytes()), (2, 4 << 30));
+    let problem = facts.choose_card(2).unwrap_err();
+    assert!(problem.contains("no card 2") && problem.contains("0 is small, 1 is large"), "{problem}");
+    assert_eq!(facts.gpus[0].name, "small", "what cannot be changes nothing");
+}
+
+#[test]
+fn where_there_is_one_gpu_or_none_nothing_is_chosen() {
+    let mut jetson = captured("jetson-orin-nano-8gb");
+    assert_eq!(jetson.choose_card(0), Ok(()));
+    assert!(jetson.choose_card(1).unwrap_err().contains("0 is NVIDIA Orin"));
+    assert_eq!(jetson.cuda_variables(), [], "CUDA sees what there is");
+    let mut none = captured("container-4gib");
+    assert_eq!(none.choose_card(3), Ok(()), "why there is none is a note already");
+}
+
+#[test]
 fn damaged_files_give_notes_and_no_panic() {
     let (_dir, root) = made(&[
         ("proc/cpuinfo", b"\xff\xfe:::\nprocessor\n"),

@@ -186,8 +186,7 @@ mod tests {
     }
 
     fn with_card(mib: u64) -> Facts {
-        let card =
-            Gpu { name: "NVIDIA card".to_owned(), vram_bytes: mib << 20, driver: None, compute_capability: None };
+        let card = Gpu { name: "NVIDIA card".to_owned(), vram_bytes: mib << 20, ..Gpu::default() };
         Facts { gpus: vec![card], ..captured("pc-rtx-5070") }
     }
 

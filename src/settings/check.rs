@@ -7,7 +7,7 @@ use config::ValueKind;
 
 use crate::{
     base::ByteSize,
-    settings::{Levels, MqttMode, Provider, Settings, manual::general, remotes},
+    settings::{AUTO, Levels, MqttMode, Provider, Settings, manual::general, remotes},
 };
 
 /// One thing wrong with the settings.
@@ -44,6 +44,8 @@ enum Rule {
     Text(fn(&str) -> bool, &'static str),
     OneOf(&'static [&'static str]),
     Levels,
+    /// "auto", or a number, in quotes or without.
+    Auto(RangeInclusive<i64>),
 }
 
 const ADDRESS: Rule =
@@ -102,7 +104,7 @@ const RULES: &[(&str, Rule)] = &[
     ("memory.foreign_secs", Rule::Whole(1..=3600)),
     ("runtime.library", Rule::Any),
     ("providers.order", Rule::OneOf(&["tensorrt", "nvrtx", "cuda", "cpu"])),
-    ("providers.device_id", Rule::Whole(0..=63)),
+    ("providers.device_id", Rule::Auto(0..=63)),
     ("providers.engines_dir", Rule::Any),
     ("providers.cuda.memory_limit", MAYBE_NO_LIMIT),
     ("providers.cuda.conv_search", Rule::OneOf(&["heuristic", "exhaustive", "default"])),
@@ -152,10 +154,19 @@ const RULES: &[(&str, Rule)] = &[
     ("remotes.NAME.binary_tensors", Rule::Any),
 ];
 
+fn rule(key: &str) -> Option<&'static Rule> {
+    let key = remotes::split(key).map_or_else(|| shared(key), |(_, rest)| Cow::Owned(general(rest)));
+    RULES.iter().find(|(known, _)| *known == key).map(|(_, rule)| rule)
+}
+
+/// Whether a whole number may stand at the key although its default is a text.
+pub(super) fn takes_numbers_too(key: &str) -> bool {
+    matches!(rule(key), Some(Rule::Auto(_)))
+}
+
 /// Whether one value may stand at its key; its type is right already.
 pub(super) fn leaf(key: &str, value: &ValueKind) -> Result<(), String> {
-    let key = remotes::split(key).map_or_else(|| shared(key), |(_, rest)| Cow::Owned(general(rest)));
-    let Some((_, rule)) = RULES.iter().find(|(known, _)| *known == key) else { return Ok(()) };
+    let Some(rule) = rule(key) else { return Ok(()) };
     match value {
         ValueKind::I64(number) => rule.number(*number as f64),
         ValueKind::Float(number) => rule.number(*number),
@@ -179,7 +190,7 @@ fn shared(key: &str) -> Cow<'_, str> {
 impl Rule {
     fn number(&self, number: f64) -> Result<(), String> {
         let (from, to) = match self {
-            Rule::Whole(range) => (*range.start() as f64, *range.end() as f64),
+            Rule::Whole(range) | Rule::Auto(range) => (*range.start() as f64, *range.end() as f64),
             Rule::Number(range) => (*range.start(), *range.end()),
             _ => return Ok(()),
         };
@@ -200,6 +211,9 @@ impl Rule {
                 if range.contains(&size) { Ok(()) } else { Err(format!("expected {from} to {to}, found {size}")) }
             }
             Rule::Levels => text.parse::<Levels>().map(drop),
+            Rule::Auto(range) if text != AUTO && !text.trim().parse().is_ok_and(|it: i64| range.contains(&it)) => {
+                Err(format!("expected \"{AUTO}\", or {} to {}, found \"{text}\"", range.start(), range.end()))
+            }
             _ => Ok(()),
         }
     }
@@ -346,7 +360,8 @@ mod tests {
             ("memory.retry_secs=0", "1"),
             ("providers.order=cuda,gpu", "found \"gpu\""),
             ("providers.order=cuda,cuda", "names cuda twice"),
-            ("providers.device_id=-1", "expected 0 to 63"),
+            ("providers.device_id=-1", "expected \"auto\", or 0 to 63, found \"-1\""),
+            ("providers.device_id=first", "found \"first\""),
             ("providers.tensorrt.workspace=1 furlong", "\"20 MiB\""),
         ] {
             let faults = faults(&[set]);
@@ -364,6 +379,8 @@ mod tests {
             "mqtt.host=fd00::1",
             "server.max_body=100 MiB",
             "memory.limit=3.5 GiB",
+            "providers.device_id=auto",
+            "providers.device_id=1",
         ];
         assert_eq!(faults(&good), [""; 0]);
     }

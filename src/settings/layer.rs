@@ -60,7 +60,7 @@ impl Layer {
     fn take(&mut self, key: String, value: Value, faults: &mut Vec<Fault>) {
         let problem = match known(&key) {
             None => Some(unknown(&key)),
-            Some(default) if !same_type(&default.kind, &value.kind) => {
+            Some(default) if !same_type(&default.kind, &value.kind) && !is_number_too(&key, &value.kind) => {
                 Some(format!("expected {}, found {}", expected(&default.kind), found(&value)))
             }
             Some(_) => check::leaf(&key, &value.kind).err(),
@@ -120,6 +120,10 @@ fn same_type(schema: &ValueKind, given: &ValueKind) -> bool {
         }
         _ => false,
     }
+}
+
+fn is_number_too(key: &str, given: &ValueKind) -> bool {
+    matches!(given, ValueKind::I64(_)) && check::takes_numbers_too(key)
 }
 
 fn expected(schema: &ValueKind) -> &'static str {
@@ -216,6 +220,16 @@ mod tests {
     #[test]
     fn a_whole_number_is_a_number_too() {
         assert!(faults("[vad]\nmax_segment_secs = 20").is_empty());
+    }
+
+    #[test]
+    fn a_card_is_a_number_with_or_without_quotes_or_auto() {
+        for good in ["1", "\"1\"", "\"auto\""] {
+            assert_eq!(faults(&format!("[providers]\ndevice_id = {good}")), [""; 0], "{good}");
+        }
+        for bad in ["64", "-1", "1.5", "true", "\"\""] {
+            assert_eq!(faults(&format!("[providers]\ndevice_id = {bad}")).len(), 1, "{bad}");
+        }
     }
 
     #[test]

@@ -137,6 +137,15 @@ pub fn wanted_profile(sources: &Sources) -> (String, String) {
     (name, origin)
 }
 
+/// Which card `providers.device_id` names, if it names one, and where: a profile is chosen by what that card has. Faults are
+/// left to `load`.
+pub fn wanted_card(sources: &Sources) -> Option<(u32, String)> {
+    let leaves = leaves(&layers(sources, &mut Vec::new()));
+    let wanted = leaves.get("providers.device_id")?;
+    let number = wanted.clone().into_string().ok()?.trim().parse().ok()?;
+    Some((number, wanted.origin().unwrap_or(DEFAULTS_ORIGIN).to_owned()))
+}
+
 /// Lowest first.
 fn layers(sources: &Sources, faults: &mut Vec<Fault>) -> Vec<Layer> {
     let mut layers = vec![Layer::from_toml(DEFAULTS_ORIGIN, DEFAULTS, faults)];
@@ -278,6 +287,20 @@ mod tests {
         let path = dir.join(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();
+    }
+
+    #[test]
+    fn a_card_is_wanted_by_its_number_and_auto_wants_none() {
+        let wanted = |toml: &str| {
+            let profile = Some(ProfileText { name: "p".to_owned(), toml: toml.to_owned() });
+            let sources = Sources { profile, ..Sources::default() };
+            (wanted_card(&sources), load(&sources).unwrap().settings.providers.device_id)
+        };
+        let one = (Some((1, "profile p".to_owned())), Some(1));
+        assert_eq!(wanted("[providers]\ndevice_id = 1"), one);
+        assert_eq!(wanted("[providers]\ndevice_id = \"1\""), one);
+        assert_eq!(wanted("[providers]\ndevice_id = \"auto\""), (None, None));
+        assert_eq!(wanted(""), (None, None));
     }
 
     #[test]

@@ -17,11 +17,14 @@ use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
 pub use check::Fault;
 pub use levels::Levels;
-pub use load::{Leaf, Loaded, ProfileText, Sources, load, variables, wanted_profile};
+pub use load::{Leaf, Loaded, ProfileText, Sources, load, variables, wanted_card, wanted_profile};
 pub use manual::{DEFAULTS, effective};
 pub use remotes::{Protocol, Remote, ServerUrl, is_private};
 
 use crate::base::ByteSize;
+
+/// What decides by what the machine has.
+const AUTO: &str = "auto";
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -179,6 +182,12 @@ fn size_or_none<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Byt
     if text.is_empty() { Ok(None) } else { text.parse().map(Some).map_err(D::Error::custom) }
 }
 
+/// A number may stand without quotes: the sources give its text.
+fn number_or_auto<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    if text == AUTO { Ok(None) } else { text.trim().parse().map(Some).map_err(D::Error::custom) }
+}
+
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Runtime {
@@ -213,7 +222,9 @@ impl Provider {
 #[serde(deny_unknown_fields)]
 pub struct Providers {
     pub order: Vec<Provider>,
-    pub device_id: u32,
+    /// None is the card with the most memory.
+    #[serde(deserialize_with = "number_or_auto")]
+    pub device_id: Option<u32>,
     pub engines_dir: String,
     pub cuda: Cuda,
     pub tensorrt: TensorRt,

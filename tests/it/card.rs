@@ -40,9 +40,10 @@ impl Card {
         vec![("VIGIA_TEST_CARD", self.file().into()), ("LD_LIBRARY_PATH", library().parent().unwrap().into())]
     }
 
-    fn doctor(&self) -> (bool, String) {
-        let output = vigia().arg("doctor").envs(self.envs()).output().unwrap();
-        (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
+    fn doctor(&self, sets: &[&str]) -> String {
+        let sets = sets.iter().flat_map(|set| ["--set", set]);
+        let output = vigia().arg("doctor").args(sets).envs(self.envs()).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
     }
 }
 
@@ -132,9 +133,62 @@ async fn where_the_driver_hides_processes_what_is_reserved_is_believed() {
 #[test]
 fn a_driver_that_does_not_answer_is_a_note_of_the_doctor() {
     for (code, words) in [(9, "installed but not loaded"), (18, "updated while running"), (15, "does not answer")] {
-        let (_, told) = Card::new(&format!("init {code}\n")).doctor();
+        let told = Card::new(&format!("init {code}\n")).doctor(&[]);
         assert!(told.contains(words), "{code}: {told}");
     }
-    let (_, told) = Card::new(&format!("total {}\n", 8192 * MIB)).doctor();
+    let told = Card::new(&format!("total {}\n", 8192 * MIB)).doctor(&[]);
     assert!(told.contains("Stand-in RTX") && told.contains("8 GiB") && told.contains("580.65.06"), "{told}");
+}
+
+fn two(first: u64, second: u64) -> String {
+    format!("total {}\ncard\ntotal {}\n", first * MIB, second * MIB)
+}
+
+#[test]
+fn of_several_cards_the_doctor_says_which_computes() {
+    let stand_in = Card::new(&two(8192, 16384));
+    let told = stand_in.doctor(&[]);
+    let line = |told: &str, name: &str| told.lines().find(|line| line.contains(name)).unwrap_or_default().to_owned();
+    assert!(
+        line(&told, "GPU 1").contains("Stand-in RTX 1, 16 GiB") && line(&told, "GPU 1").contains("run here"),
+        "{told}"
+    );
+    assert!(line(&told, "GPU 0").contains("not used"), "{told}");
+    let told = stand_in.doctor(&["providers.device_id=0"]);
+    assert!(line(&told, "GPU 0").contains("run here") && line(&told, "GPU 1").contains("not used"), "{told}");
+    let told = stand_in.doctor(&["providers.device_id=2"]);
+    let fault = line(&told, "there is no card 2");
+    assert!(fault.contains("1 is Stand-in RTX 1, 0 is Stand-in RTX 0"), "{told}");
+
+    // One that does not answer, and one that is divided.
+    stand_in.is(&format!("memory 15\ncard\ntotal {}\ndivided\n", 4096 * MIB));
+    let told = stand_in.doctor(&[]);
+    assert!(told.contains("card 0 does not answer") && told.contains("Stand-in RTX 1, 4 GiB"), "{told}");
+    assert!(told.contains("card 1 (Stand-in RTX 1) is divided (MIG)"), "{told}");
+}
+
+#[tokio::test]
+async fn the_card_that_is_measured_is_the_one_that_engines_see() {
+    for (set, number, mib) in [("providers.device_id=auto", 1, 16384), ("providers.device_id=0", 0, 8192)] {
+        let stand_in = Card::new(&two(8192, 16384));
+        let sets = [set, "tasks.transcribe.model=test-echo", "tasks.transcribe.provider=cuda", "memory.foreign_secs=1"];
+        let daemon = Daemon::start_beside(&sets, stand_in.envs());
+        assert_eq!(stt(&daemon).await.0, 200);
+        let (_, health) = daemon.get("/api/health").await;
+        assert_eq!(health["memory"]["ledgers"][0]["budget"]["total"], json!(mib * MIB), "{set}: {health}");
+        let [engine] = engines(&daemon)[..] else { panic!("one engine: {:?}", engines(&daemon)) };
+        let environment = fs::read(format!("/proc/{engine}/environ")).unwrap();
+        let variables: Vec<_> = environment.split(|byte| *byte == 0).map(String::from_utf8_lossy).collect();
+        let seen = format!("CUDA_VISIBLE_DEVICES=GPU-57a9d1e0-0000-0000-0000-00000000000{number}");
+        assert!(variables.iter().any(|it| *it == seen), "{set}: {variables:?}");
+        assert!(variables.iter().any(|it| it == "CUDA_DEVICE_ORDER=PCI_BUS_ID"), "{set}: {variables:?}");
+
+        // What it takes on that card is in its row, whatever happens on the other.
+        let process = |mib: u64| format!("used {0}\nprocess {engine} {0}\n", mib * MIB);
+        let other = format!("used {0}\nprocess 1 {0}\n", 7000 * MIB);
+        let (first, second) = if number == 0 { (process(300), other) } else { (other, process(300)) };
+        stand_in.is(&format!("total {}\n{first}card\ntotal {}\n{second}", 8192 * MIB, 16384 * MIB));
+        let health = daemon.eventually("/api/health", |health| row(health)["measured"] == 300 * MIB).await;
+        assert_eq!(health["memory"]["ledgers"][0]["foreign"], json!(0), "{set}: {health}");
+    }
 }

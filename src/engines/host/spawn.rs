@@ -28,7 +28,7 @@ use crate::{
 /// Starts that may wait; each takes a millisecond.
 const WAITING: usize = 16;
 /// Variables that libraries of engines read. HOME is where the driver keeps the kernels that it has compiled, which
-/// takes it minutes on a card that is newer than the library.
+/// takes it minutes on a card that is newer than the library. Of the families below, the one that shows CUDA a single card.
 const VARIABLES: [&str; 8] =
     ["LD_LIBRARY_PATH", "PATH", "HOME", "XDG_CACHE_HOME", "TMPDIR", "LANG", "LC_ALL", "RUST_BACKTRACE"];
 const FAMILIES: [&str; 2] = ["CUDA_", "NVIDIA_"];

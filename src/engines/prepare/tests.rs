@@ -58,7 +58,7 @@ fn building(build: impl FnMut(&Path, &mut dyn FnMut(f32), &Cancel) -> Result<()>
 }
 
 fn key() -> EngineKey {
-    let rest = CudaOptions { device_id: 0, memory_limit_bytes: None, conv_search: ConvSearch::Heuristic, tf32: false };
+    let rest = CudaOptions { memory_limit_bytes: None, conv_search: ConvSearch::Heuristic, tf32: false };
     let options = TensorRtOptions { fp16: true, int8: false, workspace_bytes: None, engines: None, rest };
     EngineKey {
         model: "m".to_owned(),

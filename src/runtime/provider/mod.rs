@@ -1,7 +1,8 @@
 //! Where a graph runs and with what options: from the settings to ONNX Runtime, across the border to an engine's
 //! process if need be.
 //!
-//! Never a silent second best: a provider that does not start is an error that names what is missing.
+//! Never a silent second best: a provider that does not start is an error that names what is missing. Which card is none of
+//! the options: a process is shown one alone (`Facts::cuda_variables`), and that is CUDA's first.
 
 mod missing;
 
@@ -33,7 +34,6 @@ pub enum ProviderOptions {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CudaOptions {
-    pub device_id: u32,
     /// Of the arena of one graph.
     pub memory_limit_bytes: Option<u64>,
     pub conv_search: ConvSearch,
@@ -53,7 +53,6 @@ pub struct TensorRtOptions {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct NvRtxOptions {
-    pub device_id: u32,
     pub workspace_bytes: Option<u64>,
     /// Where compiled kernels are kept.
     pub engines: Option<PathBuf>,
@@ -63,9 +62,8 @@ impl ProviderOptions {
     /// `engines`: where this model's engines are kept, for the providers that have any.
     pub fn new(provider: Provider, settings: &Providers, engines: Option<&Path>) -> ProviderOptions {
         let limit = |size: ByteSize| Some(size.get()).filter(|bytes| *bytes > 0);
-        let (device_id, engines) = (settings.device_id, engines.map(Path::to_owned));
+        let engines = engines.map(Path::to_owned);
         let cuda = CudaOptions {
-            device_id,
             memory_limit_bytes: limit(settings.cuda.memory_limit),
             conv_search: settings.cuda.conv_search,
             tf32: settings.cuda.tf32,
@@ -82,7 +80,7 @@ impl ProviderOptions {
                 engines,
                 rest: cuda,
             }),
-            Provider::NvRtx => ProviderOptions::NvRtx(NvRtxOptions { device_id, workspace_bytes, engines }),
+            Provider::NvRtx => ProviderOptions::NvRtx(NvRtxOptions { workspace_bytes, engines }),
         }
     }
 
@@ -113,7 +111,6 @@ fn cuda(options: &CudaOptions) -> ExecutionProviderDispatch {
         ConvSearch::Default => ConvAlgorithmSearch::Default,
     };
     let mut cuda = ep::CUDA::default()
-        .with_device_id(options.device_id.cast_signed())
         .with_conv_algorithm_search(search)
         // Said either way: ONNX Runtime's own choice is to round.
         .with_tf32(options.tf32)
@@ -126,10 +123,7 @@ fn cuda(options: &CudaOptions) -> ExecutionProviderDispatch {
 }
 
 fn tensorrt(options: &TensorRtOptions) -> Result<ExecutionProviderDispatch> {
-    let mut tensorrt = ep::TensorRT::default()
-        .with_device_id(options.rest.device_id.cast_signed())
-        .with_fp16(options.fp16)
-        .with_int8(options.int8);
+    let mut tensorrt = ep::TensorRT::default().with_fp16(options.fp16).with_int8(options.int8);
     if let Some(bytes) = options.workspace_bytes {
         tensorrt = tensorrt.with_max_workspace_size(whole(bytes));
     }
@@ -145,7 +139,7 @@ fn tensorrt(options: &TensorRtOptions) -> Result<ExecutionProviderDispatch> {
 }
 
 fn nvrtx(options: &NvRtxOptions) -> Result<ExecutionProviderDispatch> {
-    let mut nvrtx = ep::NVRTX::default().with_device_id(options.device_id);
+    let mut nvrtx = ep::NVRTX::default();
     if let Some(bytes) = options.workspace_bytes {
         nvrtx = nvrtx.with_max_workspace(whole(bytes));
     }
@@ -206,7 +200,6 @@ mod tests {
     #[test]
     fn options_come_from_the_settings_and_cross_to_another_process() {
         let mut settings = defaults();
-        settings.device_id = 1;
         settings.cuda.memory_limit = ByteSize::mib(512);
         for provider in Provider::ALL {
             let options = ProviderOptions::new(provider, &settings, Some(Path::new("/engines/m")));
@@ -217,7 +210,7 @@ mod tests {
         let ProviderOptions::TensorRt(options) = ProviderOptions::new(Provider::TensorRt, &settings, None) else {
             panic!("another provider")
         };
-        assert_eq!((options.rest.device_id, options.rest.memory_limit_bytes), (1, Some(512 << 20)));
+        assert_eq!(options.rest.memory_limit_bytes, Some(512 << 20));
         assert!(options.fp16 && !options.int8 && options.engines.is_none());
         assert!(!options.rest.tf32, "what 32 bits hold is kept");
         assert_eq!(options.workspace_bytes, Some(1 << 30));
