@@ -12,6 +12,7 @@ use crate::{
     jobs::{Analysis, Conversation, analyse},
     publish::Published,
     sources::{Services, Sessions, SharedServices},
+    store::Note,
 };
 
 /// An analysis that everybody has been told of.
@@ -48,7 +49,13 @@ impl Analysing {
         let (services, id) = (SharedServices::clone(services), id.clone());
         Analysing::Running(AbortOnDropHandle::new(tokio::spawn(async move {
             tokio::select! {
-                done = of_session(&services, &id) => done,
+                done = of_session(&services, &id) => {
+                    if done.is_err() && let Err(error) = services.store.note(Note::AnalysisDone(id.clone())).await {
+                        log::error!(session = id.as_str(); "{}", error.full());
+                    }
+                    done
+                }
+                // It is still owed: the next daemon begins anew.
                 () = services.shutdown.wait() => Err(Error::new(Kind::Busy, "the daemon is going down")),
             }
         })))
@@ -98,6 +105,6 @@ async fn of_session(services: &Services, id: &SessionId) -> Result<Analysed> {
     let analysis = analyse(&services.queue, conversation).await?;
     let (kind, device) = (EventType::SessionAnalysis, row.device.as_str().into());
     let draft = Draft { kind, device, session: Some(id.clone()), data: json!(analysis) };
-    let published = services.hub.publish(draft).await;
+    let published = services.hub.publish_with(draft, vec![Note::AnalysisDone(id.clone())]).await;
     Ok(Analysed { analysis, published })
 }

@@ -20,6 +20,7 @@ use crate::{
     segment::SessionLanguage,
     sources::{
         Coming, Input, Services, SharedServices, Told,
+        analysis::Analysing,
         course::Course,
         recovery,
         speakers::SessionSpeakers,
@@ -160,10 +161,21 @@ impl Sessions {
         }
     }
 
-    /// Sessions that an earlier daemon left open go on: each waits for its client as if that had just been cut off.
+    /// Sessions that an earlier daemon left open go on: each waits for its client as if that had just been cut off. What it
+    /// had begun to analyse is analysed.
     pub async fn recover(&self) -> Result<()> {
         let turns = Arc::new(Semaphore::new(LOOKED_AT));
-        for row in self.services.store.left_open().await? {
+        let left_open = self.services.store.left_open().await?;
+        let mut owed = self.services.store.owed_analyses().await?;
+        owed.retain(|id| left_open.iter().all(|row| row.id != *id));
+        for id in owed {
+            let sessions = self.clone();
+            tokio::spawn(async move {
+                let mut analysis = Analysing::start(&sessions.services, &id);
+                sessions.await_analysis(&id, &mut analysis).await;
+            });
+        }
+        for row in left_open {
             let Some((entered, door)) = self.enter(&row.id) else { continue };
             let (sessions, turns) = (self.clone(), Arc::clone(&turns));
             tokio::spawn(async move {
@@ -218,12 +230,17 @@ impl Sessions {
         drop(entered);
         drop(busy);
         if analysis.is_running() {
-            if let Err(error) = analysis.done().await {
-                log::error!(session = id.as_str(); "no analysis: {}", error.full());
-            }
-            if !self.services.keep_audio {
-                self.forget_audio(&id);
-            }
+            self.await_analysis(&id, &mut analysis).await;
+        }
+    }
+
+    /// Of a session that is over.
+    async fn await_analysis(&self, id: &SessionId, analysis: &mut Analysing) {
+        if let Err(error) = analysis.done().await {
+            log::error!(session = id.as_str(); "no analysis: {}", error.full());
+        }
+        if !self.services.keep_audio {
+            self.forget_audio(id);
         }
     }
 
@@ -248,7 +265,20 @@ impl Sessions {
                 let course = Course::left_open(resumable, found.stage());
                 let recovery::Found { config, timeline, language, left } = found;
                 let diarizes = self.diarizes(&config, transcribes).is_ok();
-                Ok(Beginning { config, voice, transcribes, speakers, diarizes, course, timeline, language, left, door })
+                let owes_analysis = services.store.owed_analyses().await?.contains(id);
+                Ok(Beginning {
+                    config,
+                    voice,
+                    transcribes,
+                    speakers,
+                    diarizes,
+                    course,
+                    timeline,
+                    language,
+                    left,
+                    owes_analysis,
+                    door,
+                })
             }
             (None, Some(config)) => {
                 services.audio_log.has_room()?;
@@ -266,6 +296,7 @@ impl Sessions {
                     timeline,
                     language,
                     left: None,
+                    owes_analysis: false,
                     door,
                 })
             }

@@ -139,6 +139,8 @@ pub(super) struct Beginning {
     pub(super) language: SessionLanguage,
     /// The take that an earlier daemon left open.
     pub(super) left: Option<Left>,
+    /// An earlier daemon has begun to analyse it.
+    pub(super) owes_analysis: bool,
     pub(super) door: mpsc::Receiver<Box<Arriving>>,
 }
 
@@ -162,8 +164,24 @@ type Over = bool;
 
 impl SessionTask {
     pub(super) fn new(services: SharedServices, beginning: Beginning) -> SessionTask {
-        let Beginning { config, voice, transcribes, speakers, diarizes, course, timeline, language, left, door } =
-            beginning;
+        let Beginning {
+            config,
+            voice,
+            transcribes,
+            speakers,
+            diarizes,
+            course,
+            timeline,
+            language,
+            left,
+            owes_analysis,
+            door,
+        } = beginning;
+        let analysis = match (owes_analysis, &left) {
+            (false, _) => Analysing::Idle,
+            (true, None) => Analysing::start(&services, &config.id),
+            (true, Some(_)) => Analysing::Due,
+        };
         let tells_words = config.words;
         let mut task = SessionTask {
             durable: services.audio_log.durable(),
@@ -185,7 +203,7 @@ impl SessionTask {
             timeline,
             language,
             take: None,
-            analysis: Analysing::Idle,
+            analysis,
             replay: None,
             door,
             arriving: None,

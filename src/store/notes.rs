@@ -4,13 +4,13 @@
 //! Nobody waits for a note, and what could not be written is tried again as events are: a note is never passed over while
 //! a later event stands. Together with an event it is committed in one transaction with it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{
     Progress, Store,
-    sessions::note_progress,
+    sessions::{note_progress, session_id},
     writer::{Hurry, Work},
 };
 use crate::{
@@ -35,6 +35,10 @@ pub enum Note {
     TakeOver(SessionId, Progress),
     /// … for nothing: its client did not want it.
     TakeDropped(SessionId, Progress),
+    /// An analysis of the session is begun, or put off until more is said …
+    AnalysisOwed(SessionId),
+    /// … and there is one, or there will be none.
+    AnalysisDone(SessionId),
     /// A session that is over was transcribed once more.
     Retold(SessionId, Progress),
     /// The session is over.
@@ -116,6 +120,13 @@ impl Note {
                 db.prepare_cached("INSERT OR IGNORE INTO dropped_takes (session, take) VALUES (?, ?)")?
                     .execute(params![session.as_str(), progress.takes])?;
                 note_progress(db, session, *progress)
+            }
+            Note::AnalysisOwed(session) => db
+                .prepare_cached("INSERT OR IGNORE INTO owed_analyses (session) VALUES (?)")?
+                .execute([session.as_str()])
+                .map(drop),
+            Note::AnalysisDone(session) => {
+                db.prepare_cached("DELETE FROM owed_analyses WHERE session = ?")?.execute([session.as_str()]).map(drop)
             }
             Note::Retold(session, progress) => note_progress(db, session, *progress),
             Note::Ended(session, progress) => {
@@ -199,6 +210,14 @@ impl Store {
     }
 
     /// The session's takes that its clients did not want.
+    /// Sessions of which an analysis was begun and has not ended.
+    pub async fn owed_analyses(&self) -> Result<BTreeSet<SessionId>> {
+        self.read(|db| {
+            db.prepare("SELECT session FROM owed_analyses")?.query_map([], |row| session_id(row, 0))?.collect()
+        })
+        .await
+    }
+
     pub async fn dropped_takes(&self, id: &SessionId) -> Result<Vec<u64>> {
         let session = id.clone();
         self.read(move |db| {
@@ -250,7 +269,11 @@ fn to_json(value: &impl serde::Serialize) -> rusqlite::Result<String> {
 /// Everything noted of a session that is deleted.
 pub(super) fn forget(db: &Connection, session: &SessionId) -> rusqlite::Result<()> {
     forget_take(db, session)?;
-    for sql in ["DELETE FROM told WHERE session = ?", "DELETE FROM dropped_takes WHERE session = ?"] {
+    for sql in [
+        "DELETE FROM told WHERE session = ?",
+        "DELETE FROM dropped_takes WHERE session = ?",
+        "DELETE FROM owed_analyses WHERE session = ?",
+    ] {
         db.prepare_cached(sql)?.execute([session.as_str()])?;
     }
     Ok(())
@@ -405,13 +428,15 @@ mod tests {
         store.note(Note::Told { session: id("a"), seq: 1, event: 1 }).await.unwrap();
         store.note(Note::TakeDropped(id("a"), Progress { takes: 1, ..Progress::default() })).await.unwrap();
         store.note(Note::Committed { session: id("a"), segment: 5, text: "hola".into() }).await.unwrap();
+        store.note(Note::AnalysisOwed(id("a"))).await.unwrap();
         store.flush().await.unwrap();
+        assert_eq!(store.owed_analyses().await.unwrap(), [id("a")].into());
         assert_eq!(store.dropped_takes(&id("a")).await.unwrap(), [1]);
         assert!(store.delete_session(&id("a")).await.unwrap());
         let left = |table: &'static str| {
             store.read(move |db| db.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get::<_, u64>(0)))
         };
-        for table in ["checkpoints", "silent_segments", "open_segments", "told", "dropped_takes"] {
+        for table in ["checkpoints", "silent_segments", "open_segments", "told", "dropped_takes", "owed_analyses"] {
             assert_eq!(left(table).await.unwrap(), 0, "{table}");
         }
     }

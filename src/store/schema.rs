@@ -12,7 +12,7 @@ use crate::base::{Error, Kind, Result};
 /// `checkpoints` and `silent_segments` (those without text, which are no events) are of a session's open take. `told`:
 /// under which `seq` a client was sent which event's result. `open_segments`: of segments of the open take, what is in no
 /// event: committed words while they are spoken, times of words once they are told. `dropped_takes`: which takes of a
-/// session its clients did not want.
+/// session its clients did not want. `owed_analyses`: of which sessions one was begun and has not ended.
 const STEPS: &[&str] = &[
     "
     CREATE TABLE events (
@@ -89,6 +89,11 @@ const STEPS: &[&str] = &[
         session TEXT NOT NULL,
         take INTEGER NOT NULL,
         PRIMARY KEY (session, take)
+    ) STRICT, WITHOUT ROWID;
+",
+    "
+    CREATE TABLE owed_analyses (
+        session TEXT PRIMARY KEY
     ) STRICT, WITHOUT ROWID;
 ",
 ];

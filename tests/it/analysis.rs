@@ -1,9 +1,17 @@
 //! Sessions that are analysed by themselves, by a fake of a server elsewhere: who is told, and who is left alone.
 
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Instant,
+};
+
 use serde_json::{Value, json};
 
 use crate::{
-    harness::{Daemon, Stream, speech_pcm},
+    harness::{Daemon, LIMIT, Stream, speech_pcm},
     remotes::{Fake, said},
 };
 
@@ -57,6 +65,46 @@ async fn who_leaves_at_once_finds_the_analysis_with_the_session() {
     take(&daemon, "charla", json!(true)).await.close().await;
     let session = daemon.eventually("/sessions/charla", |it| !it["analysis"].is_null()).await;
     assert_eq!(session["analysis"]["summary"], "Una prueba.");
+}
+
+#[tokio::test]
+async fn an_analysis_that_the_end_of_the_daemon_cut_off_is_made_by_the_next_one() {
+    let (asked, answers) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+    let fake = Fake::start({
+        let (asked, answers) = (Arc::clone(&asked), Arc::clone(&answers));
+        move |_, _| {
+            asked.fetch_add(1, Ordering::Relaxed);
+            // Whoever is waited for longer than the test lasts.
+            let begun = Instant::now();
+            while !answers.load(Ordering::Relaxed) && begun.elapsed() < LIMIT {
+                std::thread::yield_now();
+            }
+            said(&json!({ "summary": "Una prueba." }).to_string())
+        }
+    });
+    let mut daemon = fake.daemon(&["tasks.transcribe.model=test-echo"]);
+    take(&daemon, "acabada", Value::Null).await.close().await;
+    // Its client will not come back: the next daemon finds it between two takes.
+    let open = take(&daemon, "abierta", Value::Null).await;
+    daemon.eventually("/sessions/acabada", |it| it["state"] == "closed").await;
+    while asked.load(Ordering::Relaxed) < 1 {
+        tokio::task::yield_now().await;
+    }
+    for _ in 0..2 {
+        daemon = daemon.kill_and_restart();
+    }
+    drop(open);
+    answers.store(true, Ordering::Relaxed);
+    for session in ["acabada", "abierta"] {
+        let path = format!("/sessions/{session}");
+        let kept = daemon.eventually(&path, |it| !it["analysis"].is_null()).await;
+        assert_eq!(kept["analysis"]["summary"], "Una prueba.", "{kept}");
+    }
+    // Once: the next daemon owes nothing.
+    let daemon = daemon.kill_and_restart();
+    let asked_before = asked.load(Ordering::Relaxed);
+    take(&daemon, "otra", Value::Null).await.until("session_analysis").await;
+    assert_eq!(asked.load(Ordering::Relaxed), asked_before + 1);
 }
 
 #[tokio::test]

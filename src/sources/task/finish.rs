@@ -83,15 +83,17 @@ impl SessionTask {
         segments.iter_mut().for_each(|segment| drop(self.trim(segment)));
         let mut result = final_result(segments, samples, &self.config, self.transcribes, diarized);
         result.warnings = self.services.registry.instead(Task::of_transcript(diarized));
-        let over = Note::TakeOver(self.config.id.clone(), self.timeline.progress());
-        let published = self.publish(EventType::TranscriptFinal, json!(result), vec![over]).await;
+        let analyses = (!result.text.is_empty() || self.analysis.is_due()) && self.may_analyse();
+        let mut notes = vec![Note::TakeOver(self.config.id.clone(), self.timeline.progress())];
+        if analyses {
+            // With the text that it is of, so that no end of the daemon comes between.
+            notes.push(Note::AnalysisOwed(self.config.id.clone()));
+        }
+        let published = self.publish(EventType::TranscriptFinal, json!(result), notes).await;
         self.journaled(published.position).await;
-        let spoken = !result.text.is_empty();
         self.say_result(&published, Said::Final(result)).await;
         self.intake.close_take();
-        if spoken || self.analysis.is_due() {
-            self.analyse();
-        }
+        self.analysis = if analyses { Analysing::start(&self.services, &self.config.id) } else { Analysing::Idle };
     }
 
     pub(super) async fn drop_take(&mut self) {
@@ -107,15 +109,12 @@ impl SessionTask {
             }
         }
         if self.analysis.is_due() {
-            self.analyse();
+            self.analysis = Analysing::start(&self.services, &self.config.id);
         }
     }
 
-    fn analyse(&mut self) {
-        self.analysis = match Analysing::may(&self.services, self.config.analyze) {
-            Ok(()) => Analysing::start(&self.services, &self.config.id),
-            Err(_) => Analysing::Idle,
-        };
+    fn may_analyse(&self) -> bool {
+        Analysing::may(&self.services, self.config.analyze).is_ok()
     }
 
     /// The session's times and numbers go on after this take.
