@@ -5,7 +5,7 @@ use std::{
     fs::{self, File},
     io::Read,
     os::fd::AsRawFd,
-    path::{Path, PathBuf},
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -16,6 +16,7 @@ use crate::{
         bench::{
             figures::{Figure, to_text, told, wanted},
             onnx,
+            scratch::Scratch,
         },
         places, print,
     },
@@ -44,8 +45,8 @@ pub(super) struct Args {
 pub(super) fn run(args: Args) -> Outcome {
     let Chosen { loaded, .. } = args.settings.load()?;
     let library = runtime::find(&loaded.settings.runtime.library, &places(&loaded.settings).library)?;
-    let dir = Scratch::new()?;
-    let graph = dir.0.join("random.onnx");
+    let dir = Scratch::new("load")?;
+    let graph = dir.path().join("random.onnx");
     print(&format!("a model of {} MiB of random weights, {} rounds\n", args.mib, args.rounds))?;
     let written = onnx::write_random(&graph, usize::try_from(args.mib << 20).unwrap_or(usize::MAX));
     let bytes = written.map_err(|error| Error::unavailable("the model cannot be written").cause(error))?;
@@ -149,22 +150,4 @@ fn available() -> Result<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
     let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
     kib.map(|kib| kib << 10).ok_or_else(|| Error::unavailable("/proc/meminfo does not tell what is available"))
-}
-
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new() -> Result<Scratch> {
-        let dir = std::env::temp_dir().join(format!("vigia-bench-load-{}", std::process::id()));
-        let failed = |error| Error::unavailable(format!("{} cannot be made", dir.display())).cause(error);
-        fs::create_dir_all(&dir).map_err(failed)?;
-        Ok(Scratch(dir))
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // A folder that stays is only untidy.
-        fs::remove_dir_all(&self.0).unwrap_or(());
-    }
 }

@@ -17,6 +17,7 @@ mod load;
 mod long;
 mod mixes;
 mod onnx;
+mod scratch;
 mod sounds;
 mod utterance;
 
