@@ -184,13 +184,18 @@ fn provider_row(provider: Provider, settings: &Settings, runtime: &Runtime) -> R
     }
 }
 
-/// Whatever stands behind the message, in one line: ONNX Runtime may give a whole stack.
+/// Whatever stands behind the message, in one line. Of a long text both ends: ONNX Runtime begins with where in its sources
+/// it was, and what CUDA said comes last.
 fn with_cause(row: Row, error: &Error) -> Row {
-    const MOST: usize = 600;
+    const BEGINNING: usize = 100;
+    const END: usize = 400;
     let Some(cause) = error.cause_text() else { return row };
-    let line = cause.split_whitespace().collect::<Vec<_>>().join(" ");
-    let (line, more) = line.char_indices().nth(MOST).map_or((&*line, ""), |(end, _)| (&line[..end], "…"));
-    Row { value: format!("{}: {line}{more}", row.value), ..row }
+    let line: Vec<char> = cause.split_whitespace().collect::<Vec<_>>().join(" ").chars().collect();
+    let text: String = match line.len().checked_sub(END) {
+        Some(end) if end > BEGINNING => [&line[..BEGINNING], &[' ', '…', ' '], &line[end..]].concat().iter().collect(),
+        _ => line.iter().collect(),
+    };
+    Row { value: format!("{}: {text}", row.value), ..row }
 }
 
 fn bad(name: &str, error: &Error) -> Row {
@@ -336,8 +341,9 @@ mod tests {
         let row = told("CUDA failure 719:\n   launch failure".to_owned());
         assert_eq!(row.value, "it does not compute: CUDA failure 719: launch failure");
         assert_eq!((row.state, row.hint.as_deref()), (State::Bad, Some("see `dmesg`")));
-        let row = told("ñ".repeat(10_000));
-        assert!(row.value.ends_with("ñ…") && row.value.chars().count() < 700, "{}", row.value);
+        let row = told(format!("cuda_call.cc:154 {} CUDA failure 801", "ñ".repeat(10_000)));
+        assert!(row.value.contains("cuda_call.cc") && row.value.ends_with("CUDA failure 801"), "{}", row.value);
+        assert!(row.value.chars().count() < 600, "{}", row.value);
     }
 
     #[test]
