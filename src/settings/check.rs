@@ -42,6 +42,8 @@ enum Rule {
     Size(RangeInclusive<ByteSize>),
     /// A text, or each text of a list, that the function accepts; the words say what is expected.
     Text(fn(&str) -> bool, &'static str),
+    /// A text of which the function says what is wrong with it.
+    Read(fn(&str) -> Result<(), String>),
     OneOf(&'static [&'static str]),
     Levels,
     /// "auto", or a number, in quotes or without.
@@ -133,7 +135,7 @@ const RULES: &[(&str, Rule)] = &[
     ("tasks.*.variant", Rule::Text(are_variants, "names of variants without spaces, separated by commas")),
     ("tasks.*.remote", REMOTE),
     ("tasks.*.resident", Rule::Any),
-    ("remotes.NAME.url", Rule::Text(remotes::is_url_or_empty, remotes::URL_EXPECTED)),
+    ("remotes.NAME.url", Rule::Read(remotes::url_or_empty)),
     ("remotes.NAME.protocol", Rule::OneOf(&["openai", "kserve"])),
     ("remotes.NAME.key_file", Rule::Any),
     ("remotes.NAME.ca_file", Rule::Any),
@@ -201,6 +203,7 @@ impl Rule {
     fn text(&self, text: &str) -> Result<(), String> {
         match self {
             Rule::Text(accepts, expected) if !accepts(text) => Err(format!("expected {expected}, found \"{text}\"")),
+            Rule::Read(read) => read(text),
             Rule::OneOf(list) if !list.contains(&text) => {
                 let list = list.iter().map(|one| format!("\"{one}\"")).collect::<Vec<_>>().join(", ");
                 Err(format!("expected one of {list}, found \"{text}\""))

@@ -19,7 +19,7 @@ pub use check::Fault;
 pub use levels::Levels;
 pub use load::{Leaf, Loaded, ProfileText, Sources, load, variables, wanted_card, wanted_profile};
 pub use manual::{DEFAULTS, effective};
-pub use remotes::{Protocol, Remote, ServerUrl, is_private};
+pub use remotes::{Protocol, Remote, ServerUrl, is_private, without_secrets};
 
 use crate::base::ByteSize;
 

@@ -14,7 +14,7 @@ use crate::{
 /// What the keys of all remotes begin with.
 pub(super) const SECTION: &str = "remotes.";
 
-pub(super) const URL_EXPECTED: &str =
+const URL_EXPECTED: &str =
     "an address such as \"http://192.168.1.20:8000\" or \"https://models.example/openai\", without user, `?` or `#`";
 
 /// The tasks that a server can do for this box.
@@ -139,8 +139,29 @@ pub fn is_private(address: IpAddr) -> bool {
 }
 
 /// Empty is the default; that it is set is asked of a remote that exists.
-pub(super) fn is_url_or_empty(text: &str) -> bool {
-    text.is_empty() || text.parse::<ServerUrl>().is_ok()
+pub(super) fn url_or_empty(text: &str) -> Result<(), String> {
+    match text.parse::<ServerUrl>() {
+        Err(problem) if !text.is_empty() => Err(format!("{problem}; found \"{}\"", without_secrets(text))),
+        _ => Ok(()),
+    }
+}
+
+/// An address as it may be shown, whatever is wrong with it: without user, password and query.
+pub fn without_secrets(address: &str) -> String {
+    let is_scheme = |text: &str| text.chars().all(|c| c.is_ascii_alphanumeric());
+    let (scheme, rest) = match address.split_once("://") {
+        Some((scheme, rest)) if is_scheme(scheme) => (format!("{scheme}://"), rest),
+        _ => (String::new(), address),
+    };
+    // A password that was not written as addresses want it may hold any of their signs.
+    match (rest.rsplit_once('@'), rest.split_once(['?', '#'])) {
+        (Some((_, host)), _) => {
+            let end = host.find(|c: char| !(c.is_ascii_alphanumeric() || "-._:[]".contains(c)));
+            format!("{scheme}…@{}", &host[..end.unwrap_or(host.len())])
+        }
+        (None, Some((plain, _))) => format!("{scheme}{plain}?…"),
+        (None, None) => format!("{scheme}{rest}"),
+    }
 }
 
 /// Small letters alone, because variables of the environment know no others.
@@ -238,6 +259,11 @@ mod tests {
         for (sets, expected) in [
             (&["remotes.a.retries=1"] as &[&str], "remotes.a.url (defaults): expected an address"),
             (&["remotes.a.url=ftp://box"], "remotes.a.url (--set): expected an address"),
+            (
+                &["remotes.a.url=http://box:81/v1"],
+                "write it without its end, `/v1`: that is added; found \"http://box:81/v1\"",
+            ),
+            (&["remotes.a.url=http://u:secretpw@box"], "found \"http://…@box\""),
             (&["remotes.a.url=http://8.8.8.8"], "remotes.a.url (--set): http://8.8.8.8 is beyond this network"),
             (&["remotes.a.url=https://box", "remotes.a.retries=11"], "expected 0 to 10, found 11"),
             (&["remotes.a.url=https://box", "remotes.a.protocol=grpc"], "expected one of \"openai\", \"kserve\""),
@@ -248,6 +274,7 @@ mod tests {
             let faults = loaded(sets).unwrap_err();
             assert_eq!(faults.len(), 1, "{sets:?}: {faults:?}");
             assert!(faults[0].contains(expected), "{sets:?}: {faults:?}");
+            assert!(!faults[0].contains("secret"), "{faults:?}");
         }
         assert!(loaded(&["remotes.a.url=http://8.8.8.8", "remotes.a.insecure=true"]).is_ok());
         assert!(loaded(&["remotes.a.url=http://box.lan:1234/v"]).is_ok());
@@ -277,6 +304,23 @@ mod tests {
             "HTTP//box",
         ] {
             assert!(read(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_shown_of_an_address_has_no_secret() {
+        for (address, shown) in [
+            ("http://box:81/a", "http://box:81/a"),
+            ("/v1/chat/", "/v1/chat/"),
+            ("http://user:secret@box:81/a", "http://…@box:81"),
+            ("http://user:sec/ret?x#y@[fd00::1]/a", "http://…@[fd00::1]"),
+            ("user:secret@box", "…@box"),
+            ("user:secret@box://", "…@box:"),
+            ("https://box/a?key=secret", "https://box/a?…"),
+            ("https://box/a?from=me@box&key=secret", "https://…@box"),
+            ("https://box#secret", "https://box?…"),
+        ] {
+            assert_eq!(without_secrets(address), shown);
         }
     }
 
