@@ -20,7 +20,7 @@ use crate::{
 
 pub(crate) type Reply = Result<Response, Refusal>;
 
-/// What a client that was told `busy` is asked to wait.
+/// What a client that was told `busy` is asked to wait, where nobody knows better.
 pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(2);
 
 /// An error may quote what it was sent, and that may be megabytes.
@@ -57,12 +57,12 @@ pub(crate) fn status(kind: Kind) -> StatusCode {
 
 impl From<Error> for Refusal {
     fn from(error: Error) -> Refusal {
+        let wait = error.retry_after_time().or((error.kind() == Kind::Busy).then_some(RETRY_AFTER));
         let header = match error.kind() {
-            Kind::Busy => Some((header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER.as_secs()))),
             Kind::Unauthorized => Some((header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))),
             // What is left of the body will not be read, so the connection cannot be used again.
             Kind::TooLarge => Some((header::CONNECTION, HeaderValue::from_static("close"))),
-            _ => None,
+            _ => wait.map(|wait| (header::RETRY_AFTER, HeaderValue::from(wait.as_secs_f64().ceil() as u64))),
         };
         Refusal { status: status(error.kind()), code: error.kind().code(), error, header }
     }
@@ -131,5 +131,10 @@ mod tests {
     fn busy_says_when_to_come_back() {
         let response = Refusal::from(Error::new(Kind::Busy, "full")).respond("r");
         assert_eq!(response.headers()[header::RETRY_AFTER], "2");
+        for kind in [Kind::Busy, Kind::Unavailable] {
+            let error = Error::new(kind, "full elsewhere").retry_after(Duration::from_millis(6500));
+            assert_eq!(Refusal::from(error).respond("r").headers()[header::RETRY_AFTER], "7");
+        }
+        assert!(!Refusal::from(Error::unavailable("no")).respond("r").headers().contains_key(header::RETRY_AFTER));
     }
 }

@@ -3,7 +3,7 @@
 //! The kind decides the HTTP status and the WebSocket code (`api/error.rs`), the message and the hint go to
 //! the client, the cause goes to the log and never over the wire.
 
-use std::{error::Error as StdError, fmt};
+use std::{error::Error as StdError, fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -37,11 +37,12 @@ struct Inner {
     message: String,
     hint: Option<String>,
     cause: Option<Box<dyn StdError + Send + Sync>>,
+    retry_after: Option<Duration>,
 }
 
 impl Error {
     pub fn new(kind: Kind, message: impl Into<String>) -> Error {
-        Error(Box::new(Inner { kind, message: message.into(), hint: None, cause: None }))
+        Error(Box::new(Inner { kind, message: message.into(), hint: None, cause: None, retry_after: None }))
     }
 
     /// What the reader can do about it: a command, a setting, a file.
@@ -56,6 +57,12 @@ impl Error {
         self
     }
 
+    /// When asking again may help, where somebody said so.
+    pub fn retry_after(mut self, time: Duration) -> Error {
+        self.0.retry_after = Some(time);
+        self
+    }
+
     pub fn kind(&self) -> Kind {
         self.0.kind
     }
@@ -66,6 +73,10 @@ impl Error {
 
     pub fn hint_text(&self) -> Option<&str> {
         self.0.hint.as_deref()
+    }
+
+    pub fn retry_after_time(&self) -> Option<Duration> {
+        self.0.retry_after
     }
 
     /// Every cause in one line, where there is any. For the log only.
