@@ -40,9 +40,10 @@ fn faults_on_disk(loaded: &Loaded) -> Vec<Fault> {
         ("mqtt.password_file", no_password(&settings.mqtt.password_file)),
     ];
     let faults = problems.into_iter().filter_map(|(key, problem)| Some((key, problem?)));
-    let remotes = settings.remotes.iter().filter_map(|(name, remote)| {
+    let remotes = settings.remotes.iter().flat_map(|(name, remote)| {
         // Reads the key and the certificates; asks the server nothing.
-        Some((format!("remotes.{name}.url"), Remote::open(name, remote).err()?.full()))
+        let faults = Remote::open(name, remote).map_or_else(|error| vec![("url", error)], |it| it.faults());
+        faults.into_iter().map(move |(key, error)| (format!("remotes.{name}.{key}"), error.full()))
     });
     let faults = faults.map(|(key, problem)| (key.to_owned(), problem)).chain(remotes);
     faults.map(|(key, problem)| Fault::new(&key, loaded.origin(&key), problem)).collect()
@@ -108,9 +109,14 @@ mod tests {
 
     #[test]
     fn a_remote_whose_key_is_not_there_is_named() {
-        let faults =
-            faults(&["remotes.box.url=http://127.0.0.1:1".to_owned(), "remotes.box.key_file=/nowhere".to_owned()]);
-        assert!(faults.iter().any(|fault| fault.contains("remotes.box") && fault.contains("/nowhere")), "{faults:?}");
+        let faults = faults(&[
+            "remotes.box.url=http://127.0.0.1:1".to_owned(),
+            "remotes.box.key_file=/nowhere".to_owned(),
+            "remotes.box.ca_file=/neither".to_owned(),
+        ]);
+        let [key, certificates] = &faults[..] else { panic!("{faults:#?}") };
+        assert!(key.starts_with("remotes.box.key_file (--set): ") && key.contains("/nowhere"), "{key}");
+        assert!(certificates.starts_with("remotes.box.ca_file (--set): "), "{certificates}");
     }
 
     #[test]

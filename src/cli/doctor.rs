@@ -1,5 +1,6 @@
 //! `vigia doctor`: what this machine has, what the daemon would make of it, and what to install. Looks only:
-//! starts nothing, changes nothing, and a fault in one section hides no other.
+//! starts nothing, changes nothing, and a fault in one section hides no other. Servers that do a task are asked how they
+//! are.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -210,7 +211,9 @@ fn models(settings: &Settings, places: Places) -> Section {
         (Some(model), Some(reason)) => Row::new(State::Warn, status.task.name(), model).hint(reason),
     };
     let mut rows = vec![Row::new(State::Info, "folder", settings.models_dir().display().to_string())];
-    rows.extend(Registry::new(settings, places).statuses().into_iter().map(row));
+    let registry = Registry::new(settings, places);
+    registry.look_at_remotes();
+    rows.extend(registry.statuses().into_iter().map(row));
     Section { title: "Models", rows }
 }
 
@@ -314,6 +317,10 @@ mod tests {
                 "mqtt.listen=127.0.0.1:0".to_owned(),
                 format!("store.dir={}", dir.path().display()),
                 "tasks.chat.model=somebody".to_owned(),
+                // Nobody listens there.
+                "remotes.box.url=http://127.0.0.1:1".to_owned(),
+                "tasks.speak.remote=box".to_owned(),
+                "tasks.speak.model=kokoro".to_owned(),
                 "device.profile=cpu".to_owned(),
             ]),
             captured("pc-rtx-5070"),
@@ -327,6 +334,8 @@ mod tests {
         assert!(vad.state == State::Warn && vad.hint.as_ref().unwrap().contains("silero_vad.onnx"), "{vad:?}");
         let chat = row(&report, "Models", "chat");
         assert!(chat.state == State::Warn && chat.value == "somebody" && chat.hint.is_some(), "{chat:?}");
+        let speak = row(&report, "Models", "speak");
+        assert!(speak.state == State::Warn && speak.hint.as_ref().unwrap().contains("cannot be reached"), "{speak:?}");
         let library = row(&report, "ONNX Runtime", "library");
         assert!(library.state == State::Bad && library.hint.is_some(), "{library:?}");
         assert_eq!(row(&report, "Disk", "store").value, dir.path().display().to_string());

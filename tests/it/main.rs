@@ -16,6 +16,7 @@ mod hosts;
 mod live;
 mod long;
 mod mqtt;
+mod remote_health;
 mod remotes;
 mod resume;
 mod service;

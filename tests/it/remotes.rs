@@ -26,13 +26,15 @@ use crate::harness::{Daemon, LIMIT, data, speech_pcm};
 pub(crate) enum Act {
     Answer(&'static str, Vec<u8>),
     Refuse(u16),
+    /// Too much to do for so many seconds.
+    Later(u64),
     /// Sends this, then nothing more until the other side leaves, which it tells.
     Hold(Vec<u8>, mpsc::Sender<()>),
 }
 
 /// An OpenAI-compatible server on a port of this machine. Its thread ends with the test's process.
 pub(crate) struct Fake {
-    url: String,
+    pub(crate) url: String,
     seen: Arc<Mutex<Vec<(String, Value)>>>,
 }
 
@@ -96,6 +98,7 @@ fn serve(
     };
     if line.starts_with("GET") {
         // Its health.
+        log.lock().unwrap().push((path, Value::Null));
         return stream
             .write_all(head(200, "application/json", Some(2)).as_bytes())
             .and_then(|()| stream.write_all(b"{}"));
@@ -112,6 +115,11 @@ fn serve(
             stream.write_all(head(status, "application/json", Some(body.len())).as_bytes())?;
             stream.write_all(body)
         }
+        Act::Later(secs) => {
+            let head = head(429, "application/json", Some(2));
+            stream.write_all(head.replacen("\r\n", &format!("\r\nRetry-After: {secs}\r\n"), 1).as_bytes())?;
+            stream.write_all(b"{}")
+        }
         Act::Hold(body, left) => {
             stream.write_all(head(200, "audio/wav", None).as_bytes())?;
             stream.write_all(&body)?;
@@ -123,7 +131,7 @@ fn serve(
 }
 
 /// A stream's head, then samples at 22 050 Hz.
-fn wav(samples: &[i16]) -> Vec<u8> {
+pub(crate) fn wav(samples: &[i16]) -> Vec<u8> {
     let mut file = b"RIFF\xff\xff\xff\xffWAVEfmt \x10\0\0\0\x01\0\x01\0".to_vec();
     file.extend(22_050_u32.to_le_bytes());
     file.extend(44_100_u32.to_le_bytes());
@@ -137,7 +145,7 @@ pub(crate) fn said(text: &str) -> Act {
     Act::Answer("application/json", answer.to_string().into_bytes())
 }
 
-async fn speak(daemon: &Daemon, body: Value) -> (u16, Bytes) {
+pub(crate) async fn speak(daemon: &Daemon, body: Value) -> (u16, Bytes) {
     let headers = [("content-type", "application/json")];
     let body = Bytes::from(body.to_string());
     let (status, body) = client::request(daemon.http, "POST", "/api/tts", &headers, body).await.unwrap();

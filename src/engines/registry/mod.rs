@@ -182,7 +182,7 @@ impl Registry {
         if let Some(gpu) = facts.gpus.first() {
             self.0.gpu.get_or_init(|| gpu.clone());
         }
-        for remote in self.0.remotes.values().flatten() {
+        for remote in self.remotes_in_use() {
             match remote.spawn_probe() {
                 Ok(probe) => lock(&self.0.probes).push(probe),
                 Err(error) => log::warn!("{}", error.full()),
@@ -224,6 +224,22 @@ impl Registry {
 
     pub fn remote_health(&self) -> Vec<RemoteHealth> {
         self.0.remotes.values().filter_map(|remote| Some(remote.as_ref().ok()?.health())).collect()
+    }
+
+    /// Asks the servers that do a task how they are, all at once and for some seconds at most.
+    pub fn look_at_remotes(&self) {
+        std::thread::scope(|scope| {
+            for remote in self.remotes_in_use() {
+                scope.spawn(|| remote.look());
+            }
+        });
+    }
+
+    /// Nothing is sent to a server that no task names.
+    fn remotes_in_use(&self) -> impl Iterator<Item = &Remote> {
+        let Inner { settings, remotes, .. } = &*self.0;
+        let is_named = |name: &str| settings.tasks.values().any(|task| task.remote == name);
+        remotes.iter().filter(move |(name, _)| is_named(name)).filter_map(|(_, remote)| remote.as_ref().ok())
     }
 
     /// Takes a model out of memory; `Kind::Busy` while somebody uses it.

@@ -7,7 +7,6 @@ use crate::{
     engines::{
         Registry,
         registry::{INSTEAD, kinds},
-        remote::{Remote, RemoteHealth, RemoteState},
     },
     flow::{Task, Warning, WarningCode},
     models::{Ledger, LedgerModel, Phase},
@@ -86,12 +85,9 @@ impl Registry {
         if let Some((name, _)) = self.0.settings.remote_for(task) {
             status.provider = Some("remote".to_owned());
             status.device = Some(name.to_owned());
-            let health = self.remote(name).map(Remote::health);
-            status.state = match &health {
-                Ok(RemoteHealth { state: RemoteState::Failing | RemoteState::Resting, .. }) => TaskState::Unavailable,
-                _ => TaskState::Ready,
-            };
-            status.reason = health.ok().and_then(|health| health.reason).or(status.reason);
+            let trouble = self.remote(name).ok().and_then(|remote| remote.trouble(task));
+            status.state = if trouble.is_some() { TaskState::Unavailable } else { TaskState::Ready };
+            status.reason = trouble.or(status.reason);
         } else if task == Task::Vad {
             status.provider = Some(Provider::Cpu.name().to_owned());
             status.device = Some("cpu".to_owned());

@@ -98,7 +98,10 @@ pub(super) struct Fake {
 
 impl Fake {
     pub(super) fn start(acts: impl IntoIterator<Item = Act>) -> Fake {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Fake::at(TcpListener::bind("127.0.0.1:0").unwrap(), acts)
+    }
+
+    pub(super) fn at(listener: TcpListener, acts: impl IntoIterator<Item = Act>) -> Fake {
         let address = listener.local_addr().unwrap();
         let inner = Arc::new(Inner { acts: Mutex::new(acts.into_iter().collect()), ..Inner::default() });
         let serving = Arc::clone(&inner);

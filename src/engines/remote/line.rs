@@ -41,6 +41,17 @@ pub(super) enum Stop {
 #[error("{0} is beyond this network")]
 pub(super) struct Exposed(pub(super) SocketAddr);
 
+/// There is no connection, so that nothing was asked.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub(super) struct Unreached(#[from] io::Error);
+
+impl Unreached {
+    fn over(error: io::Error) -> ureq::Error {
+        ureq::Error::Other(Box::new(Unreached(error)))
+    }
+}
+
 /// What the connections of one engine are used for now. Kept ones outlive the job that opened them.
 #[derive(Debug)]
 pub(super) struct Watch(Mutex<(Cancel, Instant)>);
@@ -120,7 +131,7 @@ impl Resolver for Line {
     fn resolve(&self, _: &Uri, _: &Config, _: NextTimeout) -> Result<ResolvedSocketAddrs, ureq::Error> {
         let place = (self.host.clone(), self.port);
         let look_up = move || Ok(place.to_socket_addrs()?.take(MAX_ADDRESSES).collect::<Vec<_>>());
-        let found = self.watch.wait_for(self.connect_timeout, look_up)?;
+        let found = self.watch.wait_for(self.connect_timeout, look_up).map_err(Unreached::over)?;
         let mut addresses = self.empty();
         for address in found {
             addresses.push(address);
@@ -153,9 +164,9 @@ impl Connector for Line {
                         LazyBuffers::new(details.config.input_buffer_size(), details.config.output_buffer_size());
                     return Ok(Some(Wire { stream, buffers, watch: Arc::clone(&self.watch) }));
                 }
-                Err(error) => trouble = error.into(),
+                Err(error) => trouble = Unreached::over(error),
             }
-            self.watch.check()?;
+            self.watch.check().map_err(Unreached::over)?;
         }
         Err(trouble)
     }

@@ -24,8 +24,9 @@ use crate::{
         Cancel,
         remote::{
             line::{Line, Stop, Watch},
+            seen::About,
             server::Server,
-            trouble::{Trouble, back_off},
+            trouble::{Refusal, Trouble, back_off},
         },
     },
 };
@@ -34,10 +35,15 @@ use crate::{
 const MAX_REFUSAL_BYTES: u64 = 64 << 10;
 /// A server asked for its health has nothing to compute.
 const PROBE_TIME: Duration = Duration::from_secs(10);
+/// How long is waited, over all tries, because a server asks for it. Whoever asked can wait better than we, for whom
+/// everybody else waits meanwhile.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The connections of one engine to its server.
 pub(super) struct Link {
     pub(super) server: Arc<Server>,
+    /// None asks for the server's health alone.
+    about: About,
     agent: Agent,
     watch: Arc<Watch>,
 }
@@ -70,7 +76,7 @@ impl<'a> Request<'a> {
 }
 
 impl Link {
-    pub(super) fn open(server: &Arc<Server>) -> Result<Link> {
+    pub(super) fn open(server: &Arc<Server>, about: About) -> Result<Link> {
         let settings = &server.settings;
         let watch = Arc::new(Watch::new());
         let line = Line {
@@ -89,7 +95,7 @@ impl Link {
             .user_agent(concat!("vigia/", env!("CARGO_PKG_VERSION")))
             .build();
         let agent = Agent::with_parts(config, line.clone().chain(RustlsConnector::default()), line);
-        Ok(Link { server: Arc::clone(server), agent, watch })
+        Ok(Link { server: Arc::clone(server), about, agent, watch })
     }
 
     /// Asks, and hands the answer to `take`; again after a pause where that may help, until something was delivered.
@@ -100,7 +106,8 @@ impl Link {
         mut take: impl FnMut(&mut Answer<'_>) -> Result<T, Trouble>,
     ) -> Result<T> {
         self.watch.begin(cancel, Instant::now() + self.server.settings.timeout());
-        let pass = self.server.admit()?;
+        let pass = self.server.admit(self.about)?;
+        let mut patience = PATIENCE;
         for tries in 0.. {
             let mut delivered = false;
             let outcome = self.send(request).and_then(|mut answer| {
@@ -110,14 +117,21 @@ impl Link {
             });
             let trouble = match outcome {
                 Ok(value) => {
-                    pass.succeeded();
+                    // A question before a job shows nothing of the job: its pass is dropped without a word.
+                    if request.body.is_some() {
+                        pass.succeeded();
+                    }
                     return Ok(value);
                 }
                 Err(trouble) => trouble,
             };
-            let pause = trouble.pause.unwrap_or_else(|| back_off(tries, fastrand::f64()));
+            let (pause, still_patient) = match trouble.pause {
+                Some(asked) => (asked, patience.checked_sub(asked)),
+                None => (back_off(tries, fastrand::f64()), Some(patience)),
+            };
             let again = trouble.passes && !delivered && tries < self.server.settings.retries;
-            if again && pause < self.watch.left() {
+            if let (true, Some(left)) = (again && pause < self.watch.left(), still_patient) {
+                patience = left;
                 log::debug!(remote = self.server.name.as_str(), tries; "{}", trouble.error.full());
                 self.watch.pause(pause);
                 if self.watch.stop().is_none() {
@@ -125,41 +139,54 @@ impl Link {
                 }
             }
             let stop = self.watch.stop();
-            let error = stop.map_or(trouble.error, |stop| self.stop_error(stop));
+            let trouble = self.stopped(trouble, stop);
             match stop {
                 // The pass is dropped without a word: this says nothing of the server.
                 Some(Stop::Cancelled) => (),
-                None if !trouble.ill => pass.refused(),
-                _ => pass.failed(&error),
+                None if !trouble.ill => pass.refused(&trouble),
+                _ => pass.failed(&trouble),
             }
-            return Err(error);
+            return Err(trouble.error);
         }
         Err(Error::internal("a remote was asked without an end"))
     }
 
+    /// The jobs of this link's task do not go, as the answer to a question has shown.
+    pub(super) fn note(&self, error: &Error) {
+        self.server.seen_ill(self.about, error);
+    }
+
     /// Asks once whether the server is well; the breaker has no say in it and hears nothing of it.
-    pub(super) fn probe(&self, path: &str, cancel: &Cancel) -> Result<Duration> {
+    pub(super) fn probe(&self, path: &str, cancel: &Cancel) -> Result<Duration, Trouble> {
         let began = Instant::now();
         self.watch.begin(cancel, began + PROBE_TIME);
         match self.send(&Request::get(path)) {
             Ok(_) => Ok(began.elapsed()),
-            Err(trouble) => Err(self.watch.stop().map_or(trouble.error, |stop| self.stop_error(stop))),
+            Err(trouble) => Err(self.stopped(trouble, self.watch.stop())),
         }
     }
 
-    fn stop_error(&self, stop: Stop) -> Error {
+    /// What ended because it was stopped says so.
+    fn stopped(&self, trouble: Trouble, stop: Option<Stop>) -> Trouble {
         let Server { name, .. } = &*self.server;
-        match stop {
-            Stop::Cancelled => Error::new(Kind::Cancelled, "nobody waits for it any more"),
-            Stop::Late => Error::new(Kind::Timeout, format!("the remote {name} did not answer in time"))
-                .hint(format!("see remotes.{name}.timeout_secs")),
-        }
+        let error = match stop {
+            None => return trouble,
+            Some(Stop::Cancelled) => Error::new(Kind::Cancelled, "nobody waits for it any more"),
+            Some(Stop::Late) => {
+                let error = Error::new(Kind::Timeout, format!("the remote {name} did not answer in time"));
+                match self.about {
+                    Some(_) => error.hint(format!("see remotes.{name}.timeout_secs")),
+                    None => error.hint("it was asked for its health alone: the server's own log says more"),
+                }
+            }
+        };
+        Trouble { error, ..trouble }
     }
 
     /// One request to its answer. Anything but success is trouble.
     fn send(&self, request: &Request<'_>) -> Result<Answer<'_>, Trouble> {
         let address = format!("{}{}", self.server.url, request.path);
-        let key = self.server.key().map_err(Trouble::no)?.map(|key| format!("Bearer {key}"));
+        let key = self.server.key().map_err(|error| Trouble::no(error).unreached())?.map(|key| format!("Bearer {key}"));
         let response = match &request.body {
             Some(content) => {
                 let mut asked = self.agent.post(&address).content_type(content.kind.as_str());
@@ -179,7 +206,7 @@ impl Link {
                 asked.call()
             }
         };
-        let response = response.map_err(|error| self.server.unreachable(error))?;
+        let response = response.map_err(|error| self.server.unanswered(error))?;
         if !response.status().is_success() {
             return Err(self.refused(response));
         }
@@ -198,7 +225,8 @@ impl Link {
         if read.is_err() {
             body.clear();
         }
-        self.server.refused(response.status(), retry_after, &body)
+        let location = text_of(response.headers(), header::LOCATION.as_str());
+        self.server.refused(&Refusal { status: response.status(), retry_after, location, body: &body })
     }
 }
 
@@ -258,6 +286,7 @@ impl Answer<'_> {
     }
 
     pub(super) fn not_json(&self, error: serde_json::Error) -> Trouble {
+        let error = self.server.clean(&error.to_string());
         Trouble::lasting(self.server.strange("answers with JSON that is broken or says something else").cause(error))
     }
 }
@@ -267,7 +296,7 @@ fn text_of<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
 }
 
 /// Whom to believe: the settings' certificates, else those that browsers believe.
-fn trusted(server: &Server) -> Result<RootCerts> {
+pub(super) fn trusted(server: &Server) -> Result<RootCerts> {
     let file = &server.settings.ca_file;
     if file.is_empty() {
         return Ok(RootCerts::WebPki);
@@ -276,6 +305,11 @@ fn trusted(server: &Server) -> Result<RootCerts> {
         Error::unavailable(format!("the certificates of the remote {} in {file} {what}", server.name))
             .hint(format!("remotes.{}.ca_file is a PEM file with certificates", server.name))
     };
+    let is_file = fs::metadata(file).map_err(|error| wrong("cannot be read").cause(error))?.is_file();
+    // A pipe would be waited for.
+    if !is_file {
+        return Err(wrong("are in no file"));
+    }
     let text = fs::read(file).map_err(|error| wrong("cannot be read").cause(error))?;
     let mut certificates: Vec<Certificate<'static>> = Vec::new();
     for item in parse_pem(&text) {

@@ -11,6 +11,7 @@ mod line;
 mod link;
 mod openai;
 mod png;
+mod seen;
 mod server;
 mod sse;
 mod trouble;
@@ -30,8 +31,13 @@ use crate::{
     base::{Error, Result},
     engines::{
         Cancel, Chatter, Describer, Speaker, Transcriber,
-        remote::{link::Link, server::Server},
+        remote::{
+            link::{Link, trusted},
+            server::Server,
+            trouble::Trouble,
+        },
     },
+    flow::Task,
     settings::{self, Protocol},
 };
 
@@ -42,16 +48,21 @@ pub use server::{RemoteHealth, RemoteState};
 pub struct Remote(Arc<Server>);
 
 impl Remote {
-    /// Reads the key and the certificates; asks the server nothing yet.
+    /// Reads no file and asks the server nothing yet: what is missing then is told to whoever asks, and may come later.
     pub fn open(name: &str, settings: &settings::Remote) -> Result<Remote> {
-        let server = Arc::new(Server::new(name, settings)?);
-        Link::open(&server)?;
-        Ok(Remote(server))
+        Ok(Remote(Arc::new(Server::new(name, settings)?)))
+    }
+
+    /// What its settings name and the disk does not have, by key.
+    pub fn faults(&self) -> Vec<(&'static str, Error)> {
+        let key = self.0.key().err().map(|error| ("key_file", error));
+        let certificates = trusted(&self.0).err().map(|error| ("ca_file", error));
+        key.into_iter().chain(certificates).collect()
     }
 
     /// `model` is the name that the server knows it by, here and below.
     pub fn chatter(&self, model: &str) -> Result<Box<dyn Chatter>> {
-        let link = Link::open(&self.0)?;
+        let link = Link::open(&self.0, Some(Task::Chat))?;
         Ok(match self.0.settings.protocol {
             Protocol::Openai => Box::new(openai::OpenAiChat::new(link, model)),
             Protocol::Kserve => Box::new(kserve::KserveChat::new(link, model)),
@@ -59,7 +70,7 @@ impl Remote {
     }
 
     pub fn describer(&self, model: &str) -> Result<Box<dyn Describer>> {
-        let link = Link::open(&self.0)?;
+        let link = Link::open(&self.0, Some(Task::Describe))?;
         Ok(match self.0.settings.protocol {
             Protocol::Openai => Box::new(openai::OpenAiChat::new(link, model)),
             Protocol::Kserve => Box::new(kserve::KserveChat::new(link, model)),
@@ -67,7 +78,7 @@ impl Remote {
     }
 
     pub fn transcriber(&self, model: &str) -> Result<Box<dyn Transcriber>> {
-        let link = Link::open(&self.0)?;
+        let link = Link::open(&self.0, Some(Task::Transcribe))?;
         Ok(match self.0.settings.protocol {
             Protocol::Openai => Box::new(openai::OpenAiTranscriber::new(link, model)),
             Protocol::Kserve => Box::new(kserve::KserveTranscriber::new(link, model)),
@@ -75,7 +86,7 @@ impl Remote {
     }
 
     pub fn speaker(&self, model: &str) -> Result<Box<dyn Speaker>> {
-        let link = Link::open(&self.0)?;
+        let link = Link::open(&self.0, Some(Task::Speak))?;
         Ok(match self.0.settings.protocol {
             Protocol::Openai => Box::new(openai::OpenAiSpeaker::new(link, model)),
             Protocol::Kserve => Box::new(kserve::KserveSpeaker::new(link, model)),
@@ -86,9 +97,19 @@ impl Remote {
         self.0.health()
     }
 
+    /// Why the jobs of a task are not served now, as far as is known.
+    pub fn trouble(&self, task: Task) -> Option<String> {
+        self.0.trouble(task)
+    }
+
+    /// Asks once how it is, for some seconds at most.
+    pub fn look(&self) {
+        look(&self.0, &Cancel::default());
+    }
+
     /// Looks after the server's health on a thread of its own, for as long as the guard lives.
     pub fn spawn_probe(&self) -> Result<Probe> {
-        let link = Link::open(&self.0)?;
+        let server = Arc::clone(&self.0);
         let every = Duration::from_secs(self.0.settings.health_secs);
         let cancel = Cancel::default();
         let (alive, ended) = mpsc::sync_channel(0);
@@ -98,7 +119,7 @@ impl Remote {
             .spawn(move || {
                 // The guard sends nothing: its end is what wakes this thread before its time.
                 loop {
-                    look(&link, &looking);
+                    look(&server, &looking);
                     if ended.recv_timeout(every) != Err(mpsc::RecvTimeoutError::Timeout) {
                         return;
                     }
@@ -121,18 +142,15 @@ impl Drop for Probe {
     }
 }
 
-fn look(link: &Link, cancel: &Cancel) {
-    let server = &link.server;
+fn look(server: &Arc<Server>, cancel: &Cancel) {
     let path = match server.settings.protocol {
         Protocol::Openai => openai::HEALTH,
         Protocol::Kserve => kserve::HEALTH,
     };
-    match link.probe(path, cancel) {
-        Ok(latency) => server.seen_well(Some(latency)),
-        Err(_) if cancel.is_cancelled() => (),
-        Err(error) => {
-            log::debug!(remote = server.name.as_str(); "{}", error.full());
-            server.seen_ill(&error);
-        }
+    // With the certificates as they are now.
+    let link = Link::open(server, None).map_err(|error| Trouble::no(error).unreached());
+    let looked = link.and_then(|link| link.probe(path, cancel));
+    if !cancel.is_cancelled() {
+        server.looked(looked);
     }
 }

@@ -8,12 +8,18 @@ use ureq::http::StatusCode;
 
 use crate::{
     base::{Error, Kind},
-    engines::remote::{line::Exposed, server::Server},
+    engines::remote::{
+        line::{Exposed, Unreached},
+        server::Server,
+    },
+    settings::without_secrets,
 };
 
 const MAX_WORDS: usize = 300;
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(8);
+/// A server that asks for more has another reason than work.
+const LONGEST_REST: Duration = Duration::from_secs(24 * 3600);
 
 #[derive(Debug)]
 pub(super) struct Trouble {
@@ -22,6 +28,8 @@ pub(super) struct Trouble {
     pub(super) passes: bool,
     /// The server is not well, as opposed to saying no.
     pub(super) ill: bool,
+    /// The server was asked, so that this is about what it was asked for.
+    pub(super) reached: bool,
     /// How long the server asks to be left alone.
     pub(super) pause: Option<Duration>,
 }
@@ -29,7 +37,7 @@ pub(super) struct Trouble {
 impl Trouble {
     /// The server is not well, and may be so the next moment.
     pub(super) fn passing(error: Error) -> Trouble {
-        Trouble { error, passes: true, ill: true, pause: None }
+        Trouble { error, passes: true, ill: true, reached: true, pause: None }
     }
 
     /// The server is not as it should be, and will not be so by asking again.
@@ -41,6 +49,21 @@ impl Trouble {
     pub(super) fn no(error: Error) -> Trouble {
         Trouble { ill: false, ..Trouble::lasting(error) }
     }
+
+    /// Nothing was asked yet.
+    pub(super) fn unreached(self) -> Trouble {
+        Trouble { reached: false, ..self }
+    }
+}
+
+/// An answer whose status is not one of success.
+pub(super) struct Refusal<'a> {
+    pub(super) status: StatusCode,
+    pub(super) retry_after: Option<Duration>,
+    /// Where it says that the answer is.
+    pub(super) location: Option<&'a str>,
+    /// As much of it as was read.
+    pub(super) body: &'a [u8],
 }
 
 /// How long to wait before the next try; `random` in 0..1 keeps those who failed together from coming back together.
@@ -50,8 +73,8 @@ pub(super) fn back_off(tries: u32, random: f64) -> Duration {
 }
 
 impl Server {
-    /// No connection, or one that ended too soon.
-    pub(super) fn unreachable(&self, error: ureq::Error) -> Trouble {
+    /// No connection, or one that ended before there was an answer.
+    pub(super) fn unanswered(&self, error: ureq::Error) -> Trouble {
         let Server { name, url, .. } = self;
         if let ureq::Error::Other(cause) = &error
             && let Some(Exposed(address)) = cause.downcast_ref()
@@ -59,8 +82,10 @@ impl Server {
             return Trouble::no(
                 Error::unavailable(format!("the remote {name} is at {address}, beyond this network"))
                     .hint(format!("give remotes.{name}.url with https://, or set remotes.{name}.insecure")),
-            );
+            )
+            .unreached();
         }
+        let cause = self.clean(&error.to_string());
         let mistrusted = match &error {
             ureq::Error::Tls(_) | ureq::Error::Rustls(_) | ureq::Error::Pem(_) => true,
             ureq::Error::Io(error) => error.kind() == std::io::ErrorKind::InvalidData,
@@ -71,17 +96,28 @@ impl Server {
             return Trouble::lasting(
                 Error::unavailable(text)
                     .hint(format!("a certificate of your own making goes into remotes.{name}.ca_file"))
-                    .cause(error),
-            );
+                    .cause(cause),
+            )
+            .unreached();
         }
         if matches!(error, ureq::Error::Protocol(_) | ureq::Error::LargeResponseHeader(..)) {
-            return Trouble::lasting(self.strange("answers with something that is not HTTP").cause(error));
+            return Trouble::lasting(self.strange("answers with something that is not HTTP").cause(cause));
+        }
+        let is_unreached = match &error {
+            ureq::Error::HostNotFound => true,
+            ureq::Error::Other(cause) => cause.is::<Unreached>(),
+            _ => false,
+        };
+        if !is_unreached {
+            let text = format!("the remote {name} ({url}) ended the connection without an answer");
+            return Trouble::passing(Error::unavailable(text).hint("the server's own log says why").cause(cause));
         }
         Trouble::passing(
             Error::unavailable(format!("the remote {name} ({url}) cannot be reached"))
                 .hint("check that the server runs and the network between")
-                .cause(error),
+                .cause(cause),
         )
+        .unreached()
     }
 
     /// The answer ended before its end.
@@ -92,7 +128,7 @@ impl Server {
     /// The answer is not what the protocol says.
     pub(super) fn strange(&self, what: &str) -> Error {
         let Server { name, .. } = self;
-        Error::unavailable(format!("the remote {name} {what}"))
+        Error::unavailable(format!("the remote {name} {}", self.clean(what)))
             .hint(format!("check remotes.{name}.url and remotes.{name}.protocol"))
     }
 
@@ -104,9 +140,10 @@ impl Server {
         )
     }
 
-    /// An answer whose status is not one of success.
-    pub(super) fn refused(&self, status: StatusCode, retry_after: Option<Duration>, body: &[u8]) -> Trouble {
+    pub(super) fn refused(&self, refusal: &Refusal<'_>) -> Trouble {
         let Server { name, url, .. } = self;
+        let Refusal { status, body, location, .. } = *refusal;
+        let pause = refusal.retry_after.map(|time| time.min(LONGEST_REST));
         let words = self.words(body);
         let says = |what: &str| match &words {
             Some(words) => format!("the remote {name} {what} ({status}): {words}"),
@@ -136,20 +173,25 @@ impl Server {
             }
             StatusCode::TOO_MANY_REQUESTS => {
                 let error = Error::new(Kind::Busy, says("has too much to do"));
-                let error = match retry_after {
-                    Some(pause) => error.hint(format!("try again in {} s", pause.as_secs())),
+                let error = match pause {
+                    Some(pause) => error.hint(format!("try again in {} s", pause.as_secs())).retry_after(pause),
                     None => error.hint("try again later"),
                 };
-                Trouble { passes: true, pause: retry_after, ..Trouble::no(error) }
+                Trouble { passes: true, pause, ..Trouble::no(error) }
             }
             status if status.is_server_error() || status == StatusCode::REQUEST_TIMEOUT => {
                 let passes = status != StatusCode::NOT_IMPLEMENTED;
-                Trouble { passes, pause: retry_after, ..Trouble::passing(Error::unavailable(says("is not well"))) }
+                let error = Error::unavailable(says("is not well"));
+                let error = pause.into_iter().fold(error, Error::retry_after);
+                Trouble { passes, pause, ..Trouble::passing(error) }
             }
-            status if status.is_redirection() => Trouble::lasting(
-                Error::unavailable(format!("the remote {name} sends us elsewhere ({status}), where we do not follow"))
-                    .hint(format!("put the address that it sends to into remotes.{name}.url")),
-            ),
+            status if status.is_redirection() => {
+                let place = location.map(|it| self.clean(&without_secrets(it)));
+                let place = place.unwrap_or_else(|| "another place".to_owned());
+                let text = format!("the remote {name} sends us on to {place} ({status}), where we do not follow");
+                let hint = format!("if that is where it is, put its address into remotes.{name}.url");
+                Trouble::lasting(Error::unavailable(text).hint(hint))
+            }
             _ => Trouble::no(Error::unavailable(says("answers strangely"))),
         }
     }
@@ -170,7 +212,8 @@ impl Server {
         Some(self.clean(&text)).filter(|text| !text.is_empty())
     }
 
-    fn clean(&self, text: &str) -> String {
+    /// As much of a stranger's text as may be shown.
+    pub(super) fn clean(&self, text: &str) -> String {
         // A server may repeat the key that it was given.
         let text = match self.key() {
             Ok(Some(key)) => text.replace(key.as_str(), "…"),

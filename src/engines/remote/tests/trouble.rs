@@ -12,10 +12,11 @@ use crate::{
     engines::{
         Cancel, SpeakAsk,
         remote::{
-            RemoteState,
-            fake::{Act, Fake, remote, until},
+            Remote, RemoteState,
+            fake::{Act, Fake, remote, remote as remote_at, until},
         },
     },
+    flow::Task,
 };
 
 fn failed(fake: &Fake) -> Error {
@@ -102,7 +103,17 @@ fn what_lasts_is_asked_once_and_has_its_kind() {
         (Act::status(422, &[]), Kind::Invalid, "refuses the request"),
         (Act::status(501, &[]), Kind::Unavailable, "is not well"),
         (Act::status(418, &[]), Kind::Unavailable, "answers strangely"),
-        (Act::status(307, &["Location: http://127.0.0.1:1/"]), Kind::Unavailable, "sends us elsewhere"),
+        (
+            Act::status(307, &["Location: http://127.0.0.1:1/"]),
+            Kind::Unavailable,
+            "sends us on to http://127.0.0.1:1/ (307",
+        ),
+        (
+            Act::status(301, &["Location: https://u:secret@box/a?key=secret"]),
+            Kind::Unavailable,
+            "on to https://…@box (301",
+        ),
+        (Act::status(302, &[]), Kind::Unavailable, "on to another place (302"),
         (Act::status(429, &["Retry-After: 9999"]), Kind::Busy, "try again in 9999 s"),
         (stream("data: {\"choices\": [\n\n"), Kind::Unavailable, "JSON that is broken"),
         (Act::reply(200, "application/json", "[1, 2"), Kind::Unavailable, "JSON that is broken"),
@@ -124,6 +135,7 @@ fn what_lasts_is_asked_once_and_has_its_kind() {
         let error = failed(&fake);
         assert_eq!(error.kind(), kind, "{about}: {}", error.full());
         assert!(error.full().contains(words), "{about}: {}", error.full());
+        assert!(!error.full().contains("secret"), "{about}: {}", error.full());
         assert_eq!(fake.seen().len(), 1, "{about}");
     }
 }
@@ -155,6 +167,126 @@ fn a_busy_server_is_asked_when_it_wants_to_be() {
     assert!(began.elapsed() >= Duration::from_secs(1));
     let health = fake.remote().health();
     assert_eq!(health.state, RemoteState::Unknown);
+}
+
+#[test]
+fn who_asks_is_told_when_to_come_again_rather_than_kept_waiting() {
+    let fake = Fake::start([Act::status(429, &["Retry-After: 100"])]);
+    let began = Instant::now();
+    let error = failed(&fake);
+    assert_eq!((error.kind(), error.retry_after_time()), (Kind::Busy, Some(Duration::from_secs(100))));
+    assert!(error.hint_text().unwrap().contains("100 s"), "{}", error.full());
+    assert_eq!(fake.seen().len(), 1);
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    // It asks for a day at most, and for little more than once.
+    fake.play([Act::status(503, &["Retry-After: 18446744073709551615"])]);
+    let error = failed(&fake);
+    assert_eq!((error.kind(), error.retry_after_time()), (Kind::Unavailable, Some(Duration::from_secs(86_400))));
+    fake.play([Act::status(429, &["Retry-After: 3"])]);
+    let asked = fake.seen().len();
+    assert_eq!(failed(&fake).retry_after_time(), Some(Duration::from_secs(3)));
+    assert_eq!(fake.seen().len(), asked + 2);
+}
+
+/// `/v1/models` answers, whatever becomes of the jobs.
+fn looked_well(fake: &Fake, remote: &Remote) {
+    fake.play([Act::reply(200, "application/json", "{}")]);
+    remote.look();
+}
+
+#[test]
+fn a_task_that_is_refused_is_not_well_until_a_job_of_it_goes() {
+    for (act, words) in [
+        (Act::status(401, &[]), "wants a key"),
+        (Act::status(403, &[]), "wants a key"),
+        (Act::status(404, &[]), "does not have this"),
+        (Act::status(500, &[]), "is not well"),
+        (Act::reply(200, "text/html", "<html>log in</html>"), "instead of JSON"),
+        // It takes the question and hangs up.
+        (Act::Raw(Vec::new()), "ended the connection without an answer"),
+    ] {
+        let fake = Fake::start([act.clone()]);
+        let remote = fake.remote_with(|settings| settings.retries = 0);
+        looked_well(&fake, &remote);
+        assert_eq!((remote.health().state, remote.trouble(Task::Chat)), (RemoteState::Ready, None));
+        for _ in 0..2 {
+            fake.play([act.clone()]);
+            assert!(chat(&remote).0.is_err());
+            looked_well(&fake, &remote);
+            let reason = remote.trouble(Task::Chat).unwrap_or_default();
+            assert!(reason.contains(words), "{words}: {reason}");
+            assert_eq!(remote.trouble(Task::Speak), None, "{words}");
+            let health = remote.health();
+            assert_eq!(health.state, RemoteState::Failing, "{words}");
+            assert!(health.reason.unwrap().starts_with("chat: "), "{words}");
+        }
+        fake.play([hola()]);
+        chat(&remote).0.unwrap();
+        assert_eq!((remote.health().state, remote.trouble(Task::Chat)), (RemoteState::Ready, None), "{words}");
+    }
+}
+
+#[test]
+fn what_is_wrong_with_one_request_says_nothing_of_the_task() {
+    for act in [Act::status(400, &[]), Act::status(413, &[]), Act::status(429, &["Retry-After: 9"])] {
+        let fake = Fake::start([act]);
+        let remote = fake.remote();
+        assert!(chat(&remote).0.is_err());
+        assert_eq!(remote.trouble(Task::Chat), None);
+    }
+}
+
+#[test]
+fn a_server_that_was_gone_is_well_for_all_when_it_is_seen_again() {
+    let fake = Fake::start([hola()]);
+    let remote = fake.remote_with(|settings| (settings.retries, settings.key_file) = (0, "/absent/key".into()));
+    let error = chat(&remote).0.unwrap_err();
+    assert!(fake.seen().is_empty() && !error.message().contains("os error"), "{}", error.message());
+    assert!(error.hint_text().unwrap().contains("remotes.box.key_file"));
+    for task in [Task::Chat, Task::Speak] {
+        assert!(remote.trouble(task).unwrap().contains("/absent/key"));
+    }
+    let gone = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = gone.local_addr().unwrap();
+    drop(gone);
+    let remote = remote_at(&format!("http://{address}"), |settings| settings.retries = 0);
+    assert!(chat(&remote).0.is_err());
+    assert!(remote.trouble(Task::Speak).unwrap().contains("cannot be reached"));
+    let back = Fake::at(TcpListener::bind(address).unwrap(), [Act::reply(200, "application/json", "{}")]);
+    remote.look();
+    assert_eq!((remote.trouble(Task::Speak), remote.trouble(Task::Chat)), (None, None));
+    drop(back);
+}
+
+#[test]
+fn a_server_that_does_its_jobs_need_not_tell_its_models() {
+    let fake = Fake::start([hola()]);
+    let remote = fake.remote();
+    chat(&remote).0.unwrap();
+    fake.play([Act::status(404, &[])]);
+    remote.look();
+    assert_eq!(remote.health().state, RemoteState::Ready);
+    fake.play([Act::status(502, &[])]);
+    remote.look();
+    assert_eq!(remote.health().state, RemoteState::Failing);
+}
+
+#[test]
+fn what_a_server_says_is_short_and_printable_and_without_the_key() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    writeln!(&file, "sk-secret").unwrap();
+    let path = file.path().display().to_string();
+    let evil = format!("\u{1b}[31msk-secret\n{}", "a".repeat(5000));
+    for act in [
+        Act::json(&serde_json::json!({"choices": evil})),
+        Act::reply(200, &format!("text/{}", "a".repeat(5000)), "x"),
+        Act::reply(500, "text/plain", evil.clone()),
+    ] {
+        let fake = Fake::start([act]);
+        let remote = fake.remote_with(|settings| (settings.retries, settings.key_file) = (0, path.clone()));
+        let told = chat(&remote).0.unwrap_err().full();
+        assert!(told.len() < 1000 && !told.contains("secret") && !told.contains(char::is_control), "{told}");
+    }
 }
 
 #[test]
@@ -216,7 +348,7 @@ fn a_cancel_is_obeyed_at_once_wherever_the_answer_is() {
 
 #[test]
 fn a_cancel_ends_the_pause_between_two_tries() {
-    let fake = Fake::start([Act::status(503, &["Retry-After: 15"])]);
+    let fake = Fake::start([Act::status(503, &["Retry-After: 5"])]);
     let remote = fake.remote();
     let cancel = Cancel::default();
     let asked = {
@@ -247,20 +379,35 @@ fn who_cannot_prove_who_they_are_hears_nothing() {
 }
 
 #[test]
-fn keys_and_certificates_that_cannot_be_read_are_told_at_once() {
+fn keys_and_certificates_that_cannot_be_read_are_told_and_may_come_later() {
     let file = tempfile::NamedTempFile::new().unwrap();
     writeln!(&file, "two words").unwrap();
     let path = file.path().display().to_string();
-    let open = |key_file: &str, ca_file: &str| {
-        let fake = Fake::start([hola()]);
-        let mut settings = fake.remote().0.settings.clone();
-        (settings.key_file, settings.ca_file) = (key_file.to_owned(), ca_file.to_owned());
-        super::Remote::open("box", &settings).err().unwrap().full()
+    let fake = Fake::start([hola()]);
+    let told = |key_file: &str, ca_file: &str| {
+        let remote = fake.remote_with(|settings| {
+            (settings.key_file, settings.ca_file) = (key_file.to_owned(), ca_file.to_owned());
+        });
+        let [(key, error)] = &remote.faults()[..] else { panic!("one of them is wrong") };
+        remote.look();
+        let health = remote.health();
+        assert_eq!((health.state, health.reason), (RemoteState::Failing, Some(error.full())));
+        format!("{key}: {}", error.full())
     };
-    assert!(open("/absent/key", "").contains("cannot be read"));
-    assert!(open(&path, "").contains("not one word") && !open(&path, "").contains("two words"));
-    assert!(open("", "/absent/ca.pem").contains("cannot be read"));
-    assert!(open("", &path).contains("are none"));
+    assert!(told("/absent/key", "").starts_with("key_file: ") && told("/absent/key", "").contains("cannot be read"));
+    assert!(told("/dev/null", "").contains("is no file"));
+    assert!(told(&path, "").contains("not one word") && !told(&path, "").contains("two words"));
+    assert!(told("", "/absent/ca.pem").starts_with("ca_file: ") && told("", "/absent/ca.pem").contains("cannot be"));
+    assert!(told("", "/dev/null").contains("are in no file"));
+    assert!(told("", &path).contains("are none"));
+    assert!(fake.seen().is_empty());
+
+    let remote = fake.remote_with(|settings| settings.key_file = path.clone());
+    assert!(chat(&remote).0.unwrap_err().message().contains("not one word"));
+    std::fs::write(&path, "sk-new").unwrap();
+    chat(&remote).0.unwrap();
+    assert_eq!(fake.seen()[0].headers["authorization"], "Bearer sk-new");
+    assert_eq!(remote.health().state, RemoteState::Ready);
 }
 
 #[test]
