@@ -1,4 +1,4 @@
-//! One model of a KServe server: what its tensors are, asked once, and one inference.
+//! One model of a KServe server: what its tensors are, asked once and again when they do not fit, and one inference.
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
@@ -71,34 +71,44 @@ impl Model {
         cancel: &Cancel,
         read: impl Fn(&Output) -> Option<T>,
     ) -> Result<T> {
-        if self.tensors.is_none() {
-            self.tensors = Some(self.ask_tensors(cancel)?);
-        }
-        let Some(tensors) = &self.tensors else { return Err(Error::internal("a model without tensors")) };
-        self.find(&tensors.outputs, wanted.key, wanted.name)?;
-        let mut inputs = Vec::new();
-        for Given { key, name, sizes, data } in given {
-            let tensor = self.find(&tensors.inputs, key, name)?;
-            if tensor.datatype != data.datatype() {
-                let text =
-                    format!("{} takes {name} as {}, and we have {}", self.name, tensor.datatype, data.datatype());
-                return Err(self.other(text, key));
-            }
-            let shape = shape(tensor.shape.len(), sizes, data);
-            let shape =
-                shape.ok_or_else(|| self.other(format!("{} has too few dimensions for {name}", self.name), key))?;
-            inputs.push(Input { name, shape, data: *data });
-        }
+        let tensors = match self.tensors.take() {
+            Some(tensors) => tensors,
+            None => self.ask_tensors(cancel)?,
+        };
+        let inputs = self.inputs(&tensors, given, wanted).inspect_err(|error| self.link.note(error))?;
         let path = format!("{}/infer", self.path);
         let binary = self.link.server.settings.binary_tensors;
         let request = request(&path, &inputs, parameters.clone(), wanted.name, binary);
-        self.link.ask(&request, cancel, |answer| {
+        let inferred = self.link.ask(&request, cancel, |answer| {
             let output = output(answer, wanted.name)?;
             read(&output).ok_or_else(|| {
                 let text = format!("answers with {} as {}, which we cannot read", wanted.name, output.datatype);
                 Trouble::lasting(answer.server.strange(&text))
             })
-        })
+        });
+        // A model that refuses what fits may be another by now, as may one that does not fit: both are asked anew.
+        if !matches!(&inferred, Err(error) if error.kind() == Kind::Invalid) {
+            self.tensors = Some(tensors);
+        }
+        inferred
+    }
+
+    /// What is given, in the shapes of the model; an error where the model is another than the settings say.
+    fn inputs<'a>(&self, tensors: &Tensors, given: &[Given<'a>], wanted: &Wanted<'_>) -> Result<Vec<Input<'a>>> {
+        self.find(&tensors.outputs, wanted.key, wanted.name)?;
+        let input = |Given { key, name, sizes, data }: &Given<'a>| {
+            let tensor = self.find(&tensors.inputs, key, name)?;
+            if tensor.datatype != data.datatype() {
+                let text =
+                    format!("{} takes {name} as {}, and we have {}", self.name, tensor.datatype, data.datatype());
+                return Err(self.other(&text, key));
+            }
+            let shape = shape(tensor.shape.len(), sizes, data);
+            let shape =
+                shape.ok_or_else(|| self.other(&format!("{} has too few dimensions for {name}", self.name), key))?;
+            Ok(Input { name, shape, data: *data })
+        };
+        given.iter().map(input).collect()
     }
 
     fn ask_tensors(&self, cancel: &Cancel) -> Result<Tensors> {
@@ -106,9 +116,10 @@ impl Model {
         self.link.ask(&Request::get(&ready), cancel, |_| Ok(())).map_err(|error| match error.kind() {
             // Triton says 400 for a model that it does not have or has not loaded.
             Kind::Invalid => {
-                Error::unavailable(format!("the model {} is not ready at {}", self.name, self.link.server.name))
-                    .hint("load it there, or change tasks.*.model")
-                    .cause(error)
+                let text = format!("the model {} is not ready at {}", self.name, self.link.server.name);
+                let error = Error::unavailable(text).hint("load it there, or change tasks.*.model").cause(error);
+                self.link.note(&error);
+                error
             }
             _ => error,
         })?;
@@ -118,13 +129,15 @@ impl Model {
     fn find<'a>(&self, tensors: &'a [Tensor], key: &str, name: &str) -> Result<&'a Tensor> {
         tensors.iter().find(|tensor| tensor.name == name).ok_or_else(|| {
             let known: Vec<&str> = tensors.iter().take(8).map(|tensor| tensor.name.as_str()).collect();
-            self.other(format!("{} has no tensor {name}; it has {}", self.name, known.join(", ")), key)
+            self.other(&format!("{} has no tensor {name}; it has {}", self.name, known.join(", ")), key)
         })
     }
 
-    fn other(&self, text: String, key: &str) -> Error {
-        let remote = &self.link.server.name;
-        Error::new(Kind::Unsupported, format!("the model {text}")).hint(format!("see remotes.{remote}.{key}"))
+    /// Whoever asked can do nothing about it.
+    fn other(&self, text: &str, key: &str) -> Error {
+        let server = &self.link.server;
+        Error::unavailable(format!("the model {}", server.clean(text)))
+            .hint(format!("see remotes.{}.{key}", server.name))
     }
 }
 

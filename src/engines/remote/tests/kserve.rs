@@ -8,11 +8,11 @@ use crate::{
     engines::{
         Cancel, DescribeAsk, Message, Role, Sampling, SpeakAsk, TranscribeAsk,
         remote::{
-            Remote,
+            Remote, RemoteState,
             fake::{Act, Fake},
         },
     },
-    flow::{Image, Pcm},
+    flow::{Image, Pcm, Task},
     settings::Protocol,
 };
 
@@ -130,7 +130,7 @@ fn a_model_that_does_not_fit_says_what_it_has() {
     let error = |fake: &Fake| -> Error { chat(&remote(fake)).0.unwrap_err() };
     let other = json!([{"name": "text_input", "datatype": "BYTES", "shape": [1]}]);
     let told = error(&served(&other, &json!([{"name": "TEXT", "datatype": "BYTES", "shape": [1]}]), said("a")));
-    assert_eq!(told.kind(), Kind::Unsupported);
+    assert_eq!(told.kind(), Kind::Unavailable, "it is nothing that whoever asks could mend");
     assert!(told.full().contains("it has text_input (see remotes.box.text_in)"), "{}", told.full());
     let other = json!([{"name": "TEXT", "datatype": "INT64", "shape": [1]}]);
     let told = error(&served(&other, &json!([{"name": "TEXT", "datatype": "BYTES", "shape": [1]}]), said("a")));
@@ -138,6 +138,49 @@ fn a_model_that_does_not_fit_says_what_it_has() {
 
     let told = error(&Fake::start([Act::status(400, &[])]));
     assert!(told.message().contains("the model qwen is not ready at box"), "{}", told.full());
+}
+
+#[test]
+fn a_model_that_does_not_fit_is_seen_and_asked_anew_until_it_does() {
+    let tensor = |name: &str| json!([{"name": name, "datatype": "BYTES", "shape": [1]}]);
+    let metadata = |name: &str| Act::json(&json!({"name": "m", "inputs": tensor(name), "outputs": tensor("TEXT")}));
+    let ready = || Act::status(200, &[]);
+    let evil = format!("\u{1b}[31m{}", "a".repeat(5000));
+    let fake = Fake::start([ready(), metadata("other"), ready(), metadata(&evil)]);
+    let remote = remote(&fake);
+    let mut chatter = remote.chatter("m").unwrap();
+    let mut say = || chatter.chat(&chat_ask(), &mut |_| {}, &Cancel::default());
+    for _ in 0..2 {
+        let told = say().unwrap_err().full();
+        assert!(told.len() < 1000 && !told.contains(char::is_control), "{told}");
+        assert!(remote.trouble(Task::Chat).unwrap().contains("has no tensor TEXT"));
+        assert_eq!((remote.health().state, remote.trouble(Task::Speak)), (RemoteState::Failing, None));
+    }
+    // Somebody has put it right there.
+    fake.play([ready(), metadata("TEXT"), said("hola")]);
+    assert_eq!((say().unwrap().text.as_str(), remote.trouble(Task::Chat)), ("hola", None));
+    let asked = fake.seen().len();
+    say().unwrap();
+    assert_eq!(fake.seen().len(), asked + 1, "what fits is asked once");
+    // And loaded another.
+    fake.play([Act::status(400, &[]), ready(), metadata("TEXT"), said("hola")]);
+    assert_eq!(say().unwrap_err().kind(), Kind::Invalid);
+    assert_eq!(say().unwrap().text, "hola");
+}
+
+#[test]
+fn a_model_that_is_ready_and_fails_opens_the_breaker() {
+    let fake = text_to_text(Act::status(500, &[]));
+    let remote = fake.remote_with(|settings| {
+        (settings.protocol, settings.retries, settings.breaker_failures) = (Protocol::Kserve, 0, 2);
+    });
+    for _ in 0..2 {
+        let text = json!([{"name": "TEXT", "datatype": "BYTES", "shape": [-1, 1]}]);
+        let metadata = Act::json(&json!({"name": "m", "inputs": text, "outputs": text}));
+        fake.play([Act::status(200, &[]), metadata, Act::status(500, &[])]);
+        assert!(chat(&remote).0.unwrap_err().message().contains("is not well"));
+    }
+    assert_eq!(remote.health().state, RemoteState::Resting);
 }
 
 #[test]
