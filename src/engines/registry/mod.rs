@@ -282,12 +282,15 @@ impl Registry {
         Stock { settings, catalogue, places }
     }
 
-    /// A provider that this machine cannot have is told before anybody speaks. What TensorRT lacks is told as it builds.
+    /// A provider that this machine cannot have is told before anybody speaks. Where TensorRT lacks something, which may
+    /// be the card itself, the next provider serves and says so.
     fn has_a_place(&self, serving: &Serving) -> Result<()> {
-        match (self.0.memory.get(), serving.providers.first()) {
-            (Some(memory), Some(provider)) if *provider != Provider::TensorRt || serving.beside.is_some() => {
-                memory.shelf(*provider).map(drop)
-            }
+        let next = match &serving.providers[..] {
+            [Provider::TensorRt, next, ..] if serving.beside.is_none() => Some(next),
+            providers => providers.first(),
+        };
+        match (self.0.memory.get(), next) {
+            (Some(memory), Some(provider)) => memory.shelf(*provider).map(drop),
             _ => Ok(()),
         }
     }

@@ -69,6 +69,7 @@ impl Registry {
         let mut wanted = E::serving(&stock)?;
         let unserved = wanted.told.take();
         let memory = self.memory()?;
+        self.has_a_place(&wanted)?;
         let Order { providers, built, told } = self.order(&wanted)?;
         let is_short = lock(&self.0.shortages).touch(&wanted.model);
         let smaller = if is_short { E::smaller(&stock, &wanted)?.servings } else { Vec::new() };

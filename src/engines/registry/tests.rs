@@ -247,16 +247,22 @@ async fn what_leads_nowhere_is_said_with_what_to_set() {
 
 #[tokio::test]
 async fn a_machine_without_a_card_is_told_before_anybody_speaks() {
-    let registry = registry(&[&ECHO[..], &["tasks.transcribe.provider=cuda"]].concat(), None);
     let facts = Facts { memory_kind: MemoryKind::None, gpus: Vec::new(), ..with_card(0) };
-    registry.begin(&facts);
-    for error in [registry.installed(Task::Transcribe).unwrap_err(), registry.hire::<Asr>(Live).await.err().unwrap()] {
-        assert!(
-            error.full().contains("cuda needs a GPU") && error.full().contains("providers.order"),
-            "{}",
-            error.full()
-        );
+    for provider in ["cuda", "nvrtx", "tensorrt"] {
+        let registry = registry(&[&ECHO[..], &[&format!("tasks.transcribe.provider={provider}")]].concat(), None);
+        registry.begin(&facts);
+        let error = registry.installed(Task::Transcribe).unwrap_err();
+        for error in [error, registry.hire::<Asr>(Live).await.err().unwrap()] {
+            let told = error.full();
+            assert!(told.contains(&format!("{provider} needs a GPU")) && told.contains("providers.order"), "{told}");
+        }
+        let status = transcription(&registry);
+        assert!(status.state == TaskState::Unavailable && status.reason.unwrap().contains("needs a GPU"));
+        registry.close().await;
     }
+    let registry = registry(&[&ECHO[..], &["providers.order=[\"tensorrt\", \"cpu\"]"]].concat(), None);
+    registry.begin(&facts);
+    registry.installed(Task::Transcribe).unwrap();
     registry.close().await;
 }
 
