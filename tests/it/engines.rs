@@ -230,3 +230,17 @@ async fn a_task_whose_server_is_down_is_unavailable_and_says_why() {
     let log = daemon.log();
     assert!(log.lines().any(|line| line.contains("WARN") && line.contains("the remote large")), "{log}");
 }
+
+#[tokio::test]
+async fn a_model_that_does_not_fit_is_told_once_and_not_at_every_job() {
+    // This one alone is permitted, and the device has no memory for it.
+    let daemon = Daemon::start_with(&["tasks.transcribe.model=test-large", "tasks.transcribe.variant=fp32"]);
+    for _ in 0..3 {
+        let (status, error) = tokio::time::timeout(LIMIT, stt(&daemon)).await.unwrap();
+        assert_eq!((status, &error["error"]["code"]), (503, &json!("over_budget")), "{error}");
+    }
+    let log = daemon.log();
+    let told = |words: &str| log.lines().filter(|line| line.contains("WARN") && line.contains(words)).count();
+    assert_eq!(told("could not be loaded"), 1, "{log}");
+    assert_eq!(told("test-large"), 3, "the load, the shortage and the task, once each: {log}");
+}

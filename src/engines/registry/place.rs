@@ -140,7 +140,9 @@ impl Registry {
 
     fn note_shortage<E: Hireable>(&self, key: &ModelKey, priority: Priority, error: &Error) {
         let pause = self.0.settings.memory.retry();
-        log::warn!(task = E::TASK.name(), retry_secs = pause.as_secs(); "{key}: {}", error.full());
-        lock(&self.0.shortages).note(key, priority, error.full(), Instant::now() + pause);
+        let is_news = lock(&self.0.shortages).note(key, priority, error.full(), Instant::now() + pause);
+        // Where nothing else may serve, every job tries anew.
+        let level = if is_news { log::Level::Warn } else { log::Level::Debug };
+        log::log!(level, task = E::TASK.name(), retry_secs = pause.as_secs(); "{key}: {}", error.full());
     }
 }

@@ -17,9 +17,13 @@ struct Shortage {
 }
 
 impl Shortages {
-    pub(super) fn note(&mut self, key: &ModelKey, priority: Priority, why: String, until: Instant) {
-        let known = self.0.get(key).map_or(priority, |known| known.priority.min(priority));
-        self.0.insert(key.clone(), Shortage { until, priority: known, why });
+    /// Whether this is news.
+    pub(super) fn note(&mut self, key: &ModelKey, priority: Priority, why: String, until: Instant) -> bool {
+        let known = self.0.get(key);
+        let is_news = known.is_none_or(|known| known.why != why);
+        let priority = known.map_or(priority, |known| known.priority.min(priority));
+        self.0.insert(key.clone(), Shortage { until, priority, why });
+        is_news
     }
 
     /// Whether anything is known of this model.
@@ -78,7 +82,8 @@ mod tests {
         let (now, mut it) = (Instant::now(), Shortages::default());
         let none = |_: &ModelKey| false;
         assert_eq!(it.choose(&keys(), Live, now, none), (0, None));
-        it.note(&keys()[0], Live, "no room".to_owned(), now + PAUSE);
+        assert!(it.note(&keys()[0], Live, "no room".to_owned(), now + PAUSE));
+        assert!(!it.note(&keys()[0], Live, "no room".to_owned(), now + PAUSE), "it is known");
         assert!(it.touch("m") && !it.touch("other"));
         assert_eq!(it.choose(&keys(), Live, now, none), (1, Some("no room".to_owned())));
         it.note(&keys()[1], Live, "nor here".to_owned(), now + PAUSE);
@@ -102,7 +107,7 @@ mod tests {
     #[test]
     fn the_last_is_always_tried() {
         let (now, mut it) = (Instant::now(), Shortages::default());
-        keys().iter().for_each(|key| it.note(key, Live, key.to_string(), now + PAUSE));
+        assert!(keys().iter().all(|key| it.note(key, Live, key.to_string(), now + PAUSE)));
         assert_eq!(it.choose(&keys(), Live, now, |_| false), (2, Some("m (fp32 on cuda)".to_owned())));
         assert_eq!(it.choose(&keys()[..1], Live, now, |_| false), (0, None));
     }

@@ -47,6 +47,8 @@ pub(super) struct Run<L: Loader> {
     unloads: Vec<(BTreeSet<ModelKey>, oneshot::Sender<Result<()>>)>,
     closing: bool,
     closers: Vec<oneshot::Sender<()>>,
+    /// Why those that could not be loaded the last time were not: the log has had it.
+    failed: BTreeMap<ModelKey, String>,
     states: broadcast::Sender<ModelState>,
     /// Told once the ledger shows them: whoever hears of a change looks there next.
     untold: Vec<ModelState>,
@@ -84,6 +86,7 @@ impl<L: Loader> Run<L> {
             unloads: Vec::new(),
             closing: false,
             closers: Vec::new(),
+            failed: BTreeMap::new(),
             states,
             untold: Vec::new(),
             ledger,
@@ -160,6 +163,7 @@ impl<L: Loader> Run<L> {
         match done {
             Done::Loaded(key, Ok(Load { loaded, measured_bytes })) => {
                 self.loaded.insert(key.clone(), loaded);
+                self.failed.remove(&key);
                 let event = Event::Loaded(key.clone(), measured_bytes);
                 let actions = self.plan.step(self.started.elapsed(), event);
                 // First, for it may have to leave again at once.
@@ -168,7 +172,9 @@ impl<L: Loader> Run<L> {
                 self.keep_cost(&key);
             }
             Done::Loaded(key, Err(error)) => {
-                log::warn!("{key} could not be loaded: {}", error.full());
+                let is_news = self.failed.insert(key.clone(), error.full()).as_ref() != Some(&error.full());
+                let level = if is_news { log::Level::Warn } else { log::Level::Debug };
+                log::log!(level, "{key} could not be loaded: {}", error.full());
                 self.tell(&key, Phase::Failed, None);
                 let is_full = error.kind() == Kind::OverBudget;
                 let failure = if is_full { Failure::OutOfMemory } else { Failure::Other };
