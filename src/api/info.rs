@@ -150,10 +150,12 @@ fn task(status: TaskStatus) -> TaskHealth {
 fn memory(context: &Context) -> MemoryHealth {
     let ledgers = context.registry.ledgers();
     let first = ledgers.first();
+    let daemon = resident_bytes();
     MemoryHealth {
         budget: first.map(|ledger| ledger.limit),
         reserved: first.map_or(0, |ledger| ledger.reserved),
-        measured: resident_bytes(),
+        daemon,
+        measured: daemon,
         ledgers,
     }
 }

@@ -122,7 +122,11 @@ pub struct MemoryHealth {
     pub budget: Option<u64>,
     /// Of which promised to models.
     pub reserved: u64,
-    /// What this process has in memory now; its engines have processes of their own.
+    /// What the daemon itself has in memory now. Its engines have processes of their own: what those take is in
+    /// `ledgers`, and this is no part of the budget.
+    pub daemon: Option<u64>,
+    /// The same as `daemon`, under the name that it had first.
+    #[schema(deprecated)]
     pub measured: Option<u64>,
     /// Term by term and model by model; the GPU's memory first, then the system's where the two differ.
     #[schema(value_type = Vec<Object>)]

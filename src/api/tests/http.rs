@@ -33,7 +33,8 @@ async fn health_names_what_is_not_as_the_settings_ask() {
     assert_eq!(health["tasks"]["transcribe"]["state"], "unavailable");
     assert_eq!(health["hardware"]["cpu_cores"], 4);
     assert_eq!(health["mqtt"]["state"], "off");
-    assert!(health["memory"]["measured"].as_u64().unwrap() > 0);
+    assert!(health["memory"]["daemon"].as_u64().unwrap() > 0);
+    assert_eq!(health["memory"]["measured"], health["memory"]["daemon"]);
 
     server.mqtt.send(MqttStatus::Failed { reason: "refused".to_owned() }).unwrap();
     let health = server.get("/api/health").await.json();

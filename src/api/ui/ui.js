@@ -43,7 +43,7 @@ const TEXTS = {
     processor: 'Procesador',
     cores: 'núcleos',
     memory: 'Memoria',
-    inUse: 'en uso',
+    ofDaemon: 'el propio Vigía',
     gpu: 'GPU',
     waiting: 'Trabajos en cola',
     liveSessions: 'Sesiones abiertas',
@@ -97,7 +97,7 @@ const TEXTS = {
     processor: 'Processor',
     cores: 'cores',
     memory: 'Memory',
-    inUse: 'in use',
+    ofDaemon: 'Vigía itself',
     gpu: 'GPU',
     waiting: 'Jobs waiting',
     liveSessions: 'Open sessions',
@@ -186,7 +186,7 @@ function showHealth(health) {
   }));
   const machine = health.hardware;
   const gpu = machine.gpu_vram_gb ? machine.gpu_model + ' · ' + machine.gpu_vram_gb + ' GB' : t('noGpu');
-  const used = health.memory.measured ? ' · ' + Math.round(health.memory.measured / 1048576) + ' MiB ' + t('inUse') : '';
+  const used = health.memory.daemon ? ' · ' + Math.round(health.memory.daemon / 1048576) + ' MiB ' + t('ofDaemon') : '';
   const queues = health.queues.live + health.queues.interactive + health.queues.batch;
   const facts = [
     ['profile', machine.profile], ['processor', [machine.cpu_model, machine.cpu_cores + ' ' + t('cores')].filter(Boolean).join(' · ')],
