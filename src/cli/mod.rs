@@ -31,7 +31,7 @@ use std::{
 use clap::{Parser, Subcommand};
 
 use crate::{
-    base::Error,
+    base::{Error, printable},
     device::{self, Facts},
     engines::Places,
     models::profiles::{self, Choice},
@@ -102,8 +102,8 @@ impl Failure {
     /// What to print, and the exit code.
     fn told(&self) -> (String, u8) {
         match self {
-            Failure::Settings(faults) => (listed(faults), BAD_SETTINGS),
-            Failure::Other(error) => (format!("vigia: {error:#}\n"), FAILED),
+            Failure::Settings(faults) => (printable(&listed(faults)), BAD_SETTINGS),
+            Failure::Other(error) => (printable(&format!("vigia: {error:#}\n")), FAILED),
         }
     }
 }

@@ -5,6 +5,8 @@ use std::fmt::Write;
 
 use serde::Serialize;
 
+use crate::base::printable;
+
 /// Sections of rows, in reading order.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub(super) struct Report {
@@ -56,7 +58,7 @@ impl Report {
         Report { ok, sections }
     }
 
-    /// Aligned lines with ticks and crosses.
+    /// Aligned lines with ticks and crosses. What others have written colours nothing.
     pub(super) fn to_text(&self, colours: bool) -> String {
         let rows = self.sections.iter().flat_map(|section| &section.rows);
         let width = rows.map(|row| width(&row.name)).max().unwrap_or(0);
@@ -66,6 +68,7 @@ impl Report {
             let gap = if text.is_empty() { "" } else { "\n" };
             push(&mut text, format_args!("{gap}{bold}{title}{plain}\n"));
             for Row { state, name, value, hint } in rows {
+                let (value, hint) = (printable(value), hint.as_deref().map(printable));
                 let (mark, colour) = state.mark();
                 let colour = if colours { colour } else { "" };
                 let pad = padding(name, width);
@@ -97,10 +100,11 @@ impl State {
 /// Rows of equal length below their heads, each column as wide as its widest cell.
 pub(super) fn columns<const N: usize>(heads: [&str; N], rows: &[[String; N]]) -> String {
     let heads = heads.map(|head| head.to_uppercase());
+    let rows: Vec<[String; N]> = rows.iter().map(|row| row.each_ref().map(|cell| printable(cell))).collect();
     let widths: [usize; N] =
         std::array::from_fn(|at| rows.iter().chain([&heads]).map(|row| width(&row[at])).max().unwrap_or(0));
     let mut text = String::new();
-    for row in [&heads].into_iter().chain(rows) {
+    for row in [&heads].into_iter().chain(&rows) {
         let cells: Vec<String> =
             row.iter().zip(widths).map(|(cell, width)| cell.clone() + &padding(cell, width)).collect();
         push(&mut text, format_args!("{}\n", cells.join("  ").trim_end()));
