@@ -130,6 +130,7 @@ fn problems(context: &Context, statuses: &[TaskStatus], mqtt: &MqttHealth) -> Ve
             format!("{}: {reason}", status.task.name())
         })
         .collect();
+    problems.extend(context.registry.catalogue_problems().iter().cloned());
     if let Some(reason) = &mqtt.reason {
         problems.push(format!("mqtt: {reason}"));
     }

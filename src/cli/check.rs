@@ -5,9 +5,11 @@ use std::{fs, path::Path};
 
 use crate::{
     api,
-    base::{Error, Result},
-    cli::{Chosen, Failure, Outcome, SettingsArgs, disk, print},
+    base::{Error, Result, printable},
+    cli::{Chosen, Failure, Outcome, SettingsArgs, disk, places, print, warnings::no_room},
+    device::Facts,
     engines::remote::Remote,
+    models::catalogue::Catalogue,
     settings::{Fault, Loaded, Settings},
     store::Store,
 };
@@ -20,12 +22,24 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: Args) -> Outcome {
-    let Chosen { loaded, profile, .. } = args.settings.load()?;
+    let Chosen { loaded, profile, facts } = args.settings.load()?;
     let faults = faults_on_disk(&loaded);
     if !faults.is_empty() {
         return Err(Failure::Settings(faults));
     }
-    print(&format!("✓ the settings are in order\n  profile {}: {}\n", profile.profile.name, profile.why))
+    print(&format!("✓ the settings are in order\n  profile {}: {}\n", profile.profile.name, profile.why))?;
+    print(&told(&warnings(&loaded.settings, &facts, places(&loaded.settings).own_entries.as_deref())?))
+}
+
+/// What the daemon can start with, and would lack.
+fn warnings(settings: &Settings, facts: &Facts, own_entries: Option<&Path>) -> Result<Vec<String>> {
+    let mut warnings = no_room(settings, facts);
+    warnings.extend_from_slice(Catalogue::load(own_entries)?.problems());
+    Ok(warnings)
+}
+
+fn told(warnings: &[String]) -> String {
+    warnings.iter().map(|warning| format!("! {}\n", printable(warning))).collect()
 }
 
 /// What the settings name and the disk does not have.
@@ -105,6 +119,19 @@ mod tests {
     fn faults(sets: &[String]) -> Vec<String> {
         let loaded = load(&Sources { sets: sets.to_vec(), ..Sources::default() }).unwrap();
         faults_on_disk(&loaded).iter().map(Fault::to_string).collect()
+    }
+
+    #[test]
+    fn what_keeps_models_from_serving_is_told_and_keeps_no_daemon_from_starting() {
+        let own = tempfile::tempdir().unwrap();
+        fs::write(own.path().join("bad.toml"), "name = 7").unwrap();
+        let sets = vec!["memory.system=100 GiB".to_owned()];
+        let settings = load(&Sources { sets, ..Sources::default() }).unwrap().settings;
+        let machine = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/device/container-4gib");
+        let warnings = warnings(&settings, &crate::device::probe(&machine), Some(own.path())).unwrap();
+        let text = told(&warnings);
+        assert_eq!(text.lines().count(), 2, "{text}");
+        assert!(text.contains("! no model can be loaded: ") && text.contains("bad.toml is no entry"), "{text}");
     }
 
     #[test]

@@ -14,6 +14,7 @@ use crate::{
     cli::{
         Chosen, Outcome, SettingsArgs, card, choose, disk, places, print,
         table::{Report, Row, Section, State},
+        warnings::no_room,
     },
     device::{self, Facts, MemoryKind},
     engines::{Places, Registry, TaskStatus},
@@ -52,13 +53,13 @@ pub(super) fn run(args: Args) -> Outcome {
 fn examine(sources: Sources, facts: Facts, places: impl Fn(&Settings) -> Places) -> Report {
     let mut sections = vec![machine(&facts)];
     match choose(sources, facts) {
-        Ok(Chosen { loaded, profile, .. }) => {
+        Ok(Chosen { loaded, profile, facts }) => {
             let settings = &loaded.settings;
             let places = places(settings);
             sections.push(settings_in_order(&profile));
             sections.push(media(settings));
             sections.push(runtime(settings, &places.library));
-            sections.push(models(settings, places));
+            sections.push(models(settings, places, &facts));
             sections.push(ports(settings));
             sections.push(storage(settings));
         }
@@ -204,7 +205,7 @@ fn bad(name: &str, error: &Error) -> Row {
     error.hint_text().into_iter().fold(row, |row, hint| row.hint(hint))
 }
 
-fn models(settings: &Settings, places: Places) -> Section {
+fn models(settings: &Settings, places: Places, facts: &Facts) -> Section {
     let row = |status: TaskStatus| match (status.model, status.reason) {
         (None, _) => Row::new(State::Info, status.task.name(), "off"),
         (Some(model), None) => Row::new(State::Good, status.task.name(), model),
@@ -214,6 +215,12 @@ fn models(settings: &Settings, places: Places) -> Section {
     let registry = Registry::new(settings, places);
     registry.look_at_remotes();
     rows.extend(registry.statuses().into_iter().map(row));
+    rows.extend(
+        no_room(settings, facts).into_iter().map(|told| {
+            Row::new(State::Warn, "memory", told).hint("lower memory.system, memory.media or memory.margin")
+        }),
+    );
+    rows.extend(registry.catalogue_problems().iter().map(|told| Row::new(State::Warn, "entry", told)));
     Section { title: "Models", rows }
 }
 
@@ -353,6 +360,18 @@ mod tests {
         let row = told(format!("cuda_call.cc:154 {} CUDA failure 801", "ñ".repeat(10_000)));
         assert!(row.value.contains("cuda_call.cc") && row.value.ends_with("CUDA failure 801"), "{}", row.value);
         assert!(row.value.chars().count() < 600, "{}", row.value);
+    }
+
+    #[test]
+    fn what_keeps_every_model_from_serving_and_entries_that_are_left_out_are_named() {
+        let own = tempfile::tempdir().unwrap();
+        std::fs::write(own.path().join("bad.toml"), "name = 7").unwrap();
+        let places = |settings: &Settings| Places { own_entries: Some(own.path().to_owned()), ..nowhere(settings) };
+        let report = examine(sources(&["memory.system=100 GiB".to_owned()]), captured("container-4gib"), places);
+        let memory = row(&report, "Models", "memory");
+        assert!(memory.state == State::Warn && memory.value.contains("less 100 GiB for the system"), "{memory:?}");
+        let entry = row(&report, "Models", "entry");
+        assert!(entry.state == State::Warn && entry.value.contains("bad.toml is no entry"), "{entry:?}");
     }
 
     #[test]

@@ -21,6 +21,7 @@ mod try_diarize;
 mod try_embed;
 mod try_engine;
 mod voices;
+mod warnings;
 
 use std::{
     io::{self, Write},
@@ -225,6 +226,8 @@ mod tests {
 
     #[test]
     fn another_failure_shows_its_hint_and_every_cause() {
+        let cut = Error::invalid("no name: \x1b[31m");
+        assert_eq!(Failure::from(cut).told().0, "vigia: no name: \\u{1b}[31m\n", "a terminal obeys no stranger");
         let error = Error::unavailable("no store").cause(io::Error::other("EIO")).hint("see store.dir");
         assert_eq!(Failure::from(error).told(), ("vigia: no store: EIO (see store.dir)\n".to_owned(), 1));
     }

@@ -6,22 +6,16 @@
 mod entry;
 mod memory;
 mod names;
+mod own;
 
-use std::{
-    collections::BTreeMap,
-    fs, io,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use crate::base::{Error, Kind, Result};
 
 pub(crate) use entry::is_side_file;
 pub use entry::{Check, Entry, Known, Licence, ONLY, PLAN};
 pub use memory::{Memory, Unit, Workspace};
-pub(crate) use names::{safe_name, safe_path};
-
-/// A larger file of a user's own is no entry.
-const MAX_ENTRY_BYTES: u64 = 1 << 20;
+pub(crate) use names::{part_of, safe_name, safe_path, whole_of};
 
 /// In the order in which people are shown them.
 const FILES: &[(&str, &str)] = &[
@@ -55,37 +49,37 @@ const FILES: &[(&str, &str)] = &[
 
 /// Every model that can be asked for by name.
 #[derive(Debug, Clone)]
-pub struct Catalogue(Vec<Entry>);
+pub struct Catalogue {
+    entries: Vec<Entry>,
+    problems: Vec<String>,
+}
 
 impl Catalogue {
-    /// What is built in, with a user's own entries; a folder that is not there holds none.
+    /// What is built in, with a user's own entries.
     pub fn load(own: Option<&Path>) -> Result<Catalogue> {
-        let mut entries = Vec::new();
-        for (name, text) in FILES {
-            entries.push(entry::parse(text, &format!("models/catalogue/{name}.toml"))?);
-        }
-        for path in own.map(own_files).transpose()?.unwrap_or_default() {
-            let entry = entry::parse(&read(&path)?, &path.display().to_string())?;
+        let parsed = FILES.iter().map(|(name, text)| entry::parse(text, &format!("models/catalogue/{name}.toml")));
+        let mut entries = parsed.collect::<Result<Vec<Entry>>>()?;
+        let own = own.map(|dir| own::load(dir, &entries)).unwrap_or_default();
+        for entry in own.entries {
             match entries.iter_mut().find(|known| known.name == entry.name) {
                 Some(known) => *known = entry,
                 None => entries.push(entry),
             }
         }
-        let names: BTreeMap<&str, &Entry> = entries.iter().map(|entry| (entry.name.as_str(), entry)).collect();
-        if let Some((entry, with)) =
-            entries.iter().find_map(|it| Some((it, it.with.iter().find(|with| !names.contains_key(with.as_str()))?)))
-        {
-            return Err(Error::invalid(format!("the model {} comes with {with}, which is not known", entry.name)));
-        }
-        Ok(Catalogue(entries))
+        Ok(Catalogue { entries, problems: own.problems })
     }
 
     pub fn entries(&self) -> &[Entry] {
-        &self.0
+        &self.entries
+    }
+
+    /// Why entries of a user's own are left out.
+    pub fn problems(&self) -> &[String] {
+        &self.problems
     }
 
     pub fn get(&self, name: &str) -> Option<&Entry> {
-        self.0.iter().find(|entry| entry.name == name)
+        self.entries.iter().find(|entry| entry.name == name)
     }
 
     pub fn require(&self, name: &str) -> Result<&Entry> {
@@ -96,29 +90,9 @@ impl Catalogue {
     }
 }
 
-fn own_files(dir: &Path) -> Result<Vec<PathBuf>> {
-    let unreadable = |error| Error::unavailable(format!("{} cannot be read", dir.display())).cause(error);
-    let listed = match fs::read_dir(dir) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        listed => listed.map_err(unreadable)?,
-    };
-    let mut paths = Vec::new();
-    for entry in listed {
-        let path = entry.map_err(unreadable)?.path();
-        if path.extension().is_some_and(|extension| extension == "toml") {
-            paths.push(path);
-        }
-    }
-    paths.sort();
-    Ok(paths)
-}
-
-fn read(path: &Path) -> Result<String> {
-    let unreadable = |error| Error::unavailable(format!("{} cannot be read", path.display())).cause(error);
-    if fs::metadata(path).map_err(unreadable)?.len() > MAX_ENTRY_BYTES {
-        return Err(Error::invalid(format!("{} is too large for an entry of the catalogue", path.display())));
-    }
-    fs::read_to_string(path).map_err(unreadable)
+/// How a built-in entry is written, for whoever writes one.
+pub fn built_in(name: &str) -> Option<&'static str> {
+    FILES.iter().find(|(known, _)| *known == name).map(|(_, text)| *text)
 }
 
 /// Where models may lie, best first: the models' folder of the settings, then the checkout that the binary was built in.
@@ -141,6 +115,8 @@ pub fn file(places: &[PathBuf], model: &str, file: &str) -> Result<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::{device, models::profiles, settings::DEFAULTS};
 
@@ -201,24 +177,15 @@ mod tests {
         let catalogue = Catalogue::load(Some(dir.path())).unwrap();
         assert_eq!(catalogue.entries().len(), FILES.len() + 1);
         assert_eq!(catalogue.get("whisper-tiny").unwrap().title, "Mine");
+        assert!(catalogue.problems().is_empty());
+    }
 
-        fs::write(dir.path().join("bad.toml"), "name = 7").unwrap();
-        let error = Catalogue::load(Some(dir.path())).unwrap_err();
-        assert!(error.full().contains("bad.toml"), "{}", error.full());
-        assert!(Catalogue::load(Some(&dir.path().join("nowhere"))).is_ok());
-        fs::remove_file(dir.path().join("bad.toml")).unwrap();
-        let alone = text.replace("NAME", "lonely").replace("[licence]", "with = [\"companion\"]\n[licence]");
-        for (content, word) in [
-            (alone.into_bytes(), "lonely comes with companion, which is not known"),
-            (vec![b'#'; MAX_ENTRY_BYTES as usize + 1], "too large"),
-            (b"name = \"\xff\"".to_vec(), "cannot be read"),
-        ] {
-            fs::write(dir.path().join("bad.toml"), content).unwrap();
-            let error = Catalogue::load(Some(dir.path())).unwrap_err();
-            assert!(error.full().contains(word), "{word}: {}", error.full());
-        }
-        let error = Catalogue::load(Some(&dir.path().join("bad.toml"))).unwrap_err();
-        assert!(error.full().contains("bad.toml cannot be read"), "a file where a folder should be: {}", error.full());
+    #[test]
+    fn no_built_in_entry_comes_with_an_unknown_one() {
+        let catalogue = catalogue();
+        let all = catalogue.entries().iter().flat_map(|entry| &entry.with);
+        assert!(all.clone().count() > 0);
+        all.for_each(|with| assert!(catalogue.get(with).is_some(), "{with}"));
     }
 
     #[test]

@@ -182,6 +182,7 @@ impl Registry {
         if let Some(gpu) = facts.gpus.first() {
             self.0.gpu.get_or_init(|| gpu.clone());
         }
+        self.catalogue_problems().iter().for_each(|problem| log::warn!("{problem}"));
         for remote in self.remotes_in_use() {
             match remote.spawn_probe() {
                 Ok(probe) => lock(&self.0.probes).push(probe),
@@ -240,6 +241,11 @@ impl Registry {
         let Inner { settings, remotes, .. } = &*self.0;
         let is_named = |name: &str| settings.tasks.values().any(|task| task.remote == name);
         remotes.iter().filter(move |(name, _)| is_named(name)).filter_map(|(_, remote)| remote.as_ref().ok())
+    }
+
+    /// Why entries of a user's own are left out.
+    pub fn catalogue_problems(&self) -> &[String] {
+        self.0.catalogue.as_ref().map(Catalogue::problems).unwrap_or_default()
     }
 
     /// Takes a model out of memory; `Kind::Busy` while somebody uses it.

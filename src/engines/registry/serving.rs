@@ -307,8 +307,9 @@ fn suffix_of(variant: &str) -> Result<String> {
         "q8" => "_quantized".to_owned(),
         "fp16" | "int8" | "uint8" | "q4" | "q4f16" | "bnb4" => format!("_{variant}"),
         plan if plan.ends_with(PLAN) => {
-            return Err(Error::invalid(format!("{plan}: a folder says nothing of what goes into a plan"))
-                .hint("write an entry of your own with `plans.encoder`; models/README.md shows one"));
+            return Err(Error::invalid(format!("{plan}: a folder says nothing of what goes into a plan")).hint(
+                "write an entry of your own with `plans.encoder`; `vigia models show whisper-base --entry` prints one",
+            ));
         }
         _ => {
             return Err(Error::invalid(format!("there is no precision `{variant}`")).hint(PRECISIONS.join(", ")));

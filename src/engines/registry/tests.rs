@@ -241,8 +241,9 @@ async fn what_leads_nowhere_is_said_with_what_to_set() {
     let own = tempfile::tempdir().unwrap();
     std::fs::write(own.path().join("bad.toml"), "name = 7").unwrap();
     let broken = registry(&["tasks.transcribe.model=whisper-base"], Some(own.path()));
-    assert!(broken.installed(Task::Transcribe).unwrap_err().full().contains("bad.toml"));
-    assert!(transcription(&broken).reason.unwrap().contains("bad.toml"));
+    let error = broken.installed(Task::Transcribe).unwrap_err().full();
+    assert!(error.contains("vigia models pull whisper-base"), "one bad entry takes no other model away: {error}");
+    assert!(broken.catalogue_problems()[0].contains("bad.toml"), "{:?}", broken.catalogue_problems());
 }
 
 #[tokio::test]

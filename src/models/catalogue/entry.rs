@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     base::{ByteSize, Error, Result},
     flow::Task,
-    models::catalogue::{Memory, safe_name, safe_path},
+    models::catalogue::{Memory, safe_name, safe_path, whole_of},
     runtime::{Signature, TensorSpec},
 };
 
@@ -159,7 +159,7 @@ impl Entry {
     /// The size of a variant, if every file of it is known.
     pub fn size(&self, variant: &str) -> Option<ByteSize> {
         let sizes = self.required(variant).into_iter().map(|path| self.known(&path)?.size);
-        sizes.sum::<Option<u64>>().map(ByteSize)
+        sizes.collect::<Option<Vec<u64>>>().map(|sizes| ByteSize(sizes.into_iter().fold(0, u64::saturating_add)))
     }
 
     fn check(&self) -> Result<()> {
@@ -217,18 +217,26 @@ impl Entry {
     }
 }
 
-/// Weights too large for a graph lie beside it: `model.onnx_data`, `model.onnx_data_1`, `model.onnx.data`.
+/// Weights too large for a graph lie beside it: `model.onnx_data`, `model.onnx_data_1`, `model.onnx.data`. A part of them
+/// is none.
 pub(crate) fn is_side_file(graph: &str, path: &str) -> bool {
     graph.ends_with(".onnx")
+        && whole_of(path).is_none()
         && path.strip_prefix(graph).is_some_and(|rest| rest.starts_with("_data") || rest.starts_with(".data"))
 }
 
 pub(super) fn parse(text: &str, origin: &str) -> Result<Entry> {
     let broken = |cause: String| {
-        Error::invalid(format!("{origin} is no entry of the catalogue: {cause}"))
-            .hint("models/README.md says what an entry has")
+        Error::invalid(format!("{origin} is no entry of the catalogue: {cause}")).hint(
+            "it needs name, title, tasks, family, files or graphs, repository or source, and a [licence] with its name; \
+             `vigia models show whisper-base --entry` prints one",
+        )
     };
-    let entry: Entry = toml::from_str(text).map_err(|error| broken(error.to_string()))?;
+    let entry: Entry = toml::from_str(text).map_err(|error| {
+        let before = error.span().and_then(|at| text.get(..at.start));
+        let line = before.map(|before| format!("line {}: ", before.matches('\n').count() + 1)).unwrap_or_default();
+        broken(line + &error.message().replace('\n', ", "))
+    })?;
     entry.check().map_err(|error| broken(error.full()))?;
     Ok(entry)
 }
@@ -276,6 +284,7 @@ mod tests {
         assert_eq!(entry.repository_of("onnx/e.onnx"), Some("o/m"));
         assert!(is_side_file("a.onnx", "a.onnx.data") && !is_side_file("a.onnx", "a.onnx"));
         assert!(!is_side_file("config.json", "config.json_data"));
+        assert!(!is_side_file("a.onnx", "a.onnx_data.part-0123456789abcdef"));
     }
 
     #[test]

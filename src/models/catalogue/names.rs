@@ -7,6 +7,9 @@ use crate::base::{Error, Result};
 const MAX_PATH: usize = 150;
 const MAX_PART: usize = 100;
 const MAX_NAME: usize = 64;
+/// Ends the name of a file that is not whole yet, before what tells its content.
+const PART: &str = ".part-";
+const PART_DIGITS: usize = 16;
 
 /// A folder below the models' folder: `whisper-tiny`.
 pub(crate) fn safe_name(name: &str) -> Result<()> {
@@ -28,6 +31,20 @@ pub(crate) fn safe_path(path: &str) -> Result<()> {
         return Ok(());
     }
     Err(Error::invalid(format!("`{}` is no safe name of a file of a model", shown(path))))
+}
+
+/// What a file is called while it comes. The name says which content it is a part of, so that nothing is resumed with
+/// another revision's rest.
+pub(crate) fn part_of(path: &str, content: &str) -> String {
+    let content: String = content.chars().chain(std::iter::repeat('0')).take(PART_DIGITS).collect();
+    format!("{path}{PART}{content}")
+}
+
+/// The file that this is a part of.
+pub(crate) fn whole_of(path: &str) -> Option<&str> {
+    let (whole, content) = path.rsplit_once(PART)?;
+    let is_content = content.len() == PART_DIGITS && content.chars().all(|c| c.is_ascii_alphanumeric());
+    is_content.then_some(whole)
 }
 
 /// Hostile names may be long and hold control characters.
@@ -63,6 +80,17 @@ mod tests {
         }
         for name in ["", ".", "..", ".x", "a/b", "-rf", "a b", &"a".repeat(65)] {
             assert!(safe_name(name).is_err(), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn a_part_is_told_from_a_file_of_the_model() {
+        let part = part_of("onnx/model.onnx_data", "0123456789abcdef0123");
+        assert_eq!(part, "onnx/model.onnx_data.part-0123456789abcdef");
+        assert_eq!(whole_of(&part), Some("onnx/model.onnx_data"));
+        assert_eq!(whole_of(&part_of("a", "main")), Some("a"), "however short the name of a revision is");
+        for path in ["a", "a.part-1", "a.part-01234567-9abcdef", "a.part-0123456789abcdef.onnx"] {
+            assert_eq!(whole_of(path), None, "{path}");
         }
     }
 
