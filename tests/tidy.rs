@@ -43,7 +43,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("hyper_util", &["api"]),
     ("tungstenite", &["api"]),
     ("tokio_tungstenite", &["api"]),
-    ("ureq", &["models/hub.rs", "engines/remote"]),
+    ("ureq", &["models/hub.rs", "models/hub", "engines/remote"]),
     ("tar", &["models/archive.rs"]),
     ("postcard", &["engines/host"]),
     ("tokenizers", &["engines"]),

@@ -12,12 +12,14 @@ use std::{
 
 use crate::{
     api::client,
-    base::{ByteSize, Error, Kind, Result},
-    cli::{Outcome, SettingsArgs, disk, models::progress::Progress, places, print, selftest::address_of},
+    base::{ByteSize, Error, Kind, Result, printable},
+    cli::{
+        Outcome, SettingsArgs, disk, eprintln_line, models::progress::Progress, places, print, selftest::address_of,
+    },
     models::{
         archive::{self, Carried},
         catalogue::{Catalogue, Entry},
-        hub::{DEFAULT_ENDPOINT, Hub, Patience},
+        hub::{Access, DEFAULT_ENDPOINT, Hub, Patience},
         installed::{self, Claim, Found},
         licence,
         pull::pull,
@@ -48,10 +50,13 @@ enum Action {
         /// Print one JSON object
         #[arg(long)]
         json: bool,
+        /// Print its entry of the catalogue as it is written, to begin one of your own with
+        #[arg(long, conflicts_with = "json")]
+        entry: bool,
     },
     /// Print the folder of a model, or where models are looked for
     Where { name: Option<String> },
-    /// Fetch models from the hub (HF_ENDPOINT, HF_TOKEN); what was cut goes on where it was
+    /// Fetch models from the hub (HF_ENDPOINT, HF_TOKEN, SSL_CERT_FILE); what was cut goes on where it was
     Pull {
         #[arg(required = true)]
         names: Vec<String>,
@@ -83,7 +88,7 @@ enum Action {
     },
     /// Write installed models into one archive, for a machine without a network
     Export {
-        /// The archive to write; one that is there is replaced
+        /// The archive to write; one that is there already stays, and nothing is written
         file: PathBuf,
         /// Models, as `vigia models list` names them
         #[arg(required = true)]
@@ -102,22 +107,26 @@ enum Action {
 pub(super) fn run(args: Args) -> Outcome {
     let sources = args.settings.sources();
     let settings = args.settings.load()?.loaded.settings;
-    let shelf = Shelf {
-        catalogue: Catalogue::load(sources.etc_dir.as_ref().map(|dir| dir.join("models.d")).as_deref())?,
-        models_dir: settings.models_dir(),
-        places: places(&settings).models,
+    // Only for those that need it: a daemon's memory is not on the disk.
+    let shelf = || -> Result<Shelf> {
+        let own_entries = sources.etc_dir.as_ref().map(|dir| dir.join("models.d"));
+        let catalogue = Catalogue::load(own_entries.as_deref())?;
+        catalogue.problems().iter().for_each(|problem| eprintln_line(problem));
+        Ok(Shelf { catalogue, models_dir: settings.models_dir(), places: places(&settings).models })
     };
     match args.action {
-        Action::List { json } => print(&shelf.list(json)?),
-        Action::Show { name, json } => print(&shelf.show(&name, json)?),
-        Action::Where { name } => print(&shelf.whereabouts(name.as_deref())?),
+        Action::List { json } => print(&shelf()?.list(json)?),
+        Action::Show { name, entry: true, .. } => print(&shelf()?.entry(&name)?),
+        Action::Show { name, json, .. } => print(&shelf()?.show(&name, json)?),
+        Action::Where { name } => print(&shelf()?.whereabouts(name.as_deref())?),
         Action::Pull { names, variant, accept_licence } => {
             let endpoint = sources.variable("HF_ENDPOINT").unwrap_or(DEFAULT_ENDPOINT);
-            let hub = Hub::new(endpoint, sources.variable("HF_TOKEN").map(str::trim), Patience::default())?;
-            shelf.pull(&hub, &names, variant.as_deref(), accept_licence, io::stderr().is_terminal())
+            let ca_file = sources.variable("SSL_CERT_FILE").map(Path::new);
+            let hub = Hub::new(endpoint, Access { token: sources.variable("HF_TOKEN"), ca_file }, Patience::default())?;
+            shelf()?.pull(&hub, &names, variant.as_deref(), accept_licence, io::stderr().is_terminal())
         }
         Action::Verify { names, json } => {
-            let (text, right) = shelf.verify(&names, json)?;
+            let (text, right) = shelf()?.verify(&names, json)?;
             print(&text)?;
             if right {
                 Ok(())
@@ -129,17 +138,18 @@ pub(super) fn run(args: Args) -> Outcome {
             }
         }
         Action::Remove { name } => {
+            let shelf = shelf()?;
             let _claim = Claim::of(&shelf.models_dir)?;
-            installed::remove(&shelf.models_dir, &name)?;
+            installed::remove(&shelf.models_dir, &name, shelf.catalogue.get(&name).is_some())?;
             print(&format!("{name} is removed\n"))
         }
         Action::Unload { name, url, token } => {
             let address = url.as_deref().map_or(Ok(settings.server.listen), address_of)?;
             unload(address, &name, token.as_deref())?;
-            print(&format!("{name} is out of memory\n"))
+            print(&format!("{name} is unloaded: its memory is free\n"))
         }
-        Action::Export { file, names } => print(&shelf.export(&file, &names)?),
-        Action::Import { file, accept_licence } => print(&shelf.import(&file, accept_licence)?),
+        Action::Export { file, names } => print(&shelf()?.export(&file, &names)?),
+        Action::Import { file, accept_licence } => print(&shelf()?.import(&file, accept_licence)?),
     }
 }
 
@@ -204,6 +214,9 @@ impl Shelf {
         for entry in &entries {
             licence::check(&self.models_dir, entry, accepted)?;
         }
+        if accepted {
+            licence::remember(&self.models_dir, entries.iter().copied())?;
+        }
         for entry in entries {
             let variant = entry.variant(variant.filter(|_| names.contains(&entry.name)))?;
             let progress = Progress::new(bars);
@@ -213,7 +226,7 @@ impl Shelf {
                 _ => format!("is installed ({})", ByteSize(pulled.bytes)),
             };
             let variant = if entry.variants().len() > 1 { format!(" {variant}") } else { String::new() };
-            print(&format!("{}{variant} {what}, licence {}\n", entry.name, entry.licence.name))?;
+            print(&printable(&format!("{}{variant} {what}, licence {}\n", entry.name, entry.licence.name)))?;
         }
         Ok(())
     }
@@ -234,18 +247,23 @@ impl Shelf {
 
     fn export(&self, file: &Path, names: &[String]) -> Result<String> {
         let _claim = Claim::of(&self.models_dir)?;
-        let found = names.iter().map(|name| self.whole(name)).collect::<Result<Vec<_>>>()?;
-        let carried: Vec<Carried<'_>> =
-            names.iter().zip(&found).map(|(name, found)| Carried { name, dir: &found.dir }).collect();
+        let mut found: Vec<(&str, Found)> = Vec::new();
+        for name in names {
+            if !found.iter().any(|(known, _)| known == name) {
+                found.push((name, self.whole(name)?));
+            }
+        }
+        let carried: Vec<Carried<'_>> = found.iter().map(|(name, found)| Carried { name, dir: &found.dir }).collect();
         let bytes = archive::export(file, &carried, &self.catalogue, &free)?;
+        let names: Vec<&str> = found.iter().map(|(name, _)| *name).collect();
         Ok(format!("{} holds {} ({})\n", file.display(), names.join(", "), ByteSize(bytes)))
     }
 
     fn whole(&self, name: &str) -> Result<Found> {
         let found = self.folder(name)?;
         if found.variants.is_empty() {
-            return Err(Error::unavailable(format!("the model {name} is here only in part"))
-                .hint(format!("vigia models pull {name}")));
+            let error = Error::unavailable(format!("the model {name} is here only in part"));
+            return Err(error.hint(shown::how_to_complete(self.catalogue.get(name), name)));
         }
         Ok(found)
     }

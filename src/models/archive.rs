@@ -6,6 +6,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs::{self, File},
     io::{self, BufReader, BufWriter, Read, Write},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
@@ -13,13 +14,14 @@ use serde::{Deserialize, Serialize};
 use tar::{Archive, Builder, EntryType, Header};
 
 use crate::{
-    base::{Error, Kind, Result},
+    base::{Error, Kind, Result, printable},
     models::{
-        catalogue::{Catalogue, ONLY, safe_name, safe_path},
+        catalogue::{Catalogue, ONLY, safe_name, safe_path, whole_of},
         digest::{Digest, pass},
         installed::{Lock, Locked, Verdict, files_below, verify},
         licence,
-        pull::{Free, must_fit},
+        place::{Move, place},
+        pull::{self, Free, must_fit, total},
     },
 };
 
@@ -27,7 +29,8 @@ const MANIFEST: &str = "vigia-models.json";
 const FORMAT: u32 = 1;
 const MAX_MANIFEST_BYTES: u64 = 8 << 20;
 const MAX_FILES: usize = 20_000;
-/// Where an archive unfolds before it counts.
+/// Where an archive unfolds before it counts: in the models' folder, or in that of a model that is there already and may
+/// lie on another disk.
 const STAGING: &str = ".vigia-import";
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -43,31 +46,34 @@ pub struct Carried<'a> {
     pub dir: &'a Path,
 }
 
-/// Writes models into a new archive and says how many bytes of them there are. Each is checked first: what is not
-/// right here would not be right there.
+/// Writes models into a new archive, each once, and says how many bytes of them there are. Each is checked first: what
+/// is not right here would not be right there.
 pub fn export(file: &Path, models: &[Carried<'_>], catalogue: &Catalogue, free: Free<'_>) -> Result<u64> {
     if file.exists() {
         return Err(
             Error::invalid(format!("{} is there already", file.display())).hint("name another file, or remove it")
         );
     }
+    let dirs: BTreeMap<&str, &Path> = models.iter().map(|it| (it.name, it.dir)).collect();
     let mut manifest = Manifest { format: FORMAT, models: BTreeMap::new() };
-    for Carried { name, dir } in models {
-        let entry = catalogue.get(name);
-        let verdicts = verify(entry, dir)?;
+    for (name, dir) in &dirs {
+        let lock = lock_of(dir)?;
+        let verdicts = verify(catalogue.get(name), dir)?;
         let wrong = |verdict: &Verdict| matches!(verdict, Verdict::Missing | Verdict::Changed);
-        if let Some((path, verdict)) = verdicts.iter().find(|(_, verdict)| wrong(verdict)) {
+        // Another variant may be there in part: it is not carried.
+        let mut carried = verdicts.iter().filter(|(path, _)| lock.files.contains_key(*path));
+        if let Some((path, verdict)) = carried.find(|(_, verdict)| wrong(verdict)) {
             let how = if *verdict == Verdict::Missing { "missing" } else { "not what it was" };
             return Err(Error::invalid(format!("{path} of {name} is {how}")).hint("fetch the model again, then export"));
         }
-        manifest.models.insert((*name).to_owned(), lock_of(dir)?);
+        manifest.models.insert((*name).to_owned(), lock);
     }
-    let bytes: u64 = manifest.models.values().flat_map(|lock| lock.files.values()).map(|locked| locked.size).sum();
+    let bytes = total(manifest.models.values().flat_map(|lock| lock.files.values()).map(|locked| locked.size));
     let folder = file.parent().filter(|it| !it.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    must_fit(folder, bytes, free)?;
+    must_fit(folder, bytes, free, "name a file on a larger disk, or fewer models")?;
 
     let part = file.with_added_extension("part");
-    let written = write(&part, models, &manifest).and_then(|()| fs::rename(&part, file));
+    let written = write(&part, &dirs, &manifest).and_then(|()| fs::rename(&part, file));
     written.map_err(|error| {
         // What is left of it has no use; that it could not be removed either is no news.
         drop(fs::remove_file(&part));
@@ -90,11 +96,11 @@ fn lock_of(dir: &Path) -> Result<Lock> {
     Ok(lock)
 }
 
-fn write(part: &Path, models: &[Carried<'_>], manifest: &Manifest) -> io::Result<()> {
+fn write(part: &Path, dirs: &BTreeMap<&str, &Path>, manifest: &Manifest) -> io::Result<()> {
     let mut builder = Builder::new(BufWriter::with_capacity(1 << 20, File::create(part)?));
     let text = serde_json::to_vec_pretty(manifest)?;
     builder.append(&header(MANIFEST, text.len() as u64)?, text.as_slice())?;
-    for Carried { name, dir } in models {
+    for (name, dir) in dirs {
         for (path, locked) in manifest.models.get(*name).into_iter().flat_map(|lock| &lock.files) {
             let content = File::open(dir.join(path))?;
             let size = content.metadata()?.len();
@@ -126,21 +132,50 @@ pub fn import(
     accepted: bool,
     free: Free<'_>,
 ) -> Result<Vec<String>> {
-    let staging = models_dir.join(STAGING);
-    let unwritable = |error| Error::unavailable(format!("{} cannot be written", staging.display())).cause(error);
-    let clear = || match fs::remove_dir_all(&staging) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(unwritable(error)),
-        _ => Ok(()),
-    };
     // What an import that was cut has left.
-    clear()?;
+    clear(models_dir)?;
+    let staging = |name: &str| staging(models_dir, name);
     let unfolded = unfold(file, &staging, |manifest| may_come(manifest, models_dir, catalogue, accepted, free));
-    let placed = unfolded.and_then(|manifest| {
-        manifest.models.iter().try_for_each(|(name, lock)| place(&staging.join(name), &models_dir.join(name), lock))?;
-        Ok(manifest.models.into_keys().collect())
+    let placed = unfolded.and_then(|Manifest { models, .. }| {
+        if accepted {
+            licence::remember(models_dir, models.keys().filter_map(|name| catalogue.get(name)))?;
+        }
+        for (name, lock) in &models {
+            let moves: Vec<Move> = lock.files.keys().map(|path| (staging(name).join(path), path.clone())).collect();
+            let to = models_dir.join(name);
+            place(&to, &moves, &merged(Lock::read(&to)?.unwrap_or_default(), lock))?;
+        }
+        Ok(models.into_keys().collect())
     });
-    clear()?;
+    clear(models_dir)?;
     placed
+}
+
+/// On the file system where the model will be, so that its files only change their names.
+fn staging(models_dir: &Path, name: &str) -> PathBuf {
+    let dir = models_dir.join(name);
+    if dir.is_dir() { dir.join(STAGING) } else { models_dir.join(STAGING).join(name) }
+}
+
+fn clear(models_dir: &Path) -> Result<()> {
+    let listed = fs::read_dir(models_dir).into_iter().flatten().flatten().map(|entry| entry.path());
+    let folders = listed.filter(|path| path.is_dir()).chain([models_dir.to_owned()]);
+    let left = folders.map(|folder| folder.join(STAGING)).filter(|staging| fs::symlink_metadata(staging).is_ok());
+    for staging in left {
+        fs::remove_dir_all(&staging).map_err(|error| unwritable(&staging, error))?;
+    }
+    Ok(())
+}
+
+fn merged(mut here: Lock, new: &Lock) -> Lock {
+    here.variants.extend(new.variants.iter().cloned());
+    here.commits.extend(new.commits.clone());
+    here.files.extend(new.files.clone());
+    here
+}
+
+fn unwritable(path: &Path, error: io::Error) -> Error {
+    Error::unavailable(format!("{} cannot be written", path.display())).cause(error)
 }
 
 /// Before anything of it is written: names, licences, what is known of the files, and room.
@@ -151,33 +186,47 @@ fn may_come(
     accepted: bool,
     free: Free<'_>,
 ) -> Result<()> {
-    let mut needed = 0u64;
+    // By disk: a model's folder may be a link to another.
+    let mut needed: BTreeMap<u64, (PathBuf, u64)> = BTreeMap::new();
     for (name, lock) in &manifest.models {
         let entry = catalogue.get(name);
         if let Some(entry) = entry {
             licence::check(models_dir, entry, accepted)?;
         }
-        let here = Lock::read(&models_dir.join(name))?.unwrap_or_default();
+        let dir = models_dir.join(name);
+        let here = Lock::read(&dir)?.unwrap_or_default();
         for (path, locked) in &lock.files {
             let known = entry.and_then(|entry| entry.known(path)).and_then(|known| known.sha256.as_ref());
             let other = |hash: &String| *hash != locked.sha256;
-            if known.is_some_and(other) || here.files.get(path).is_some_and(|it| other(&it.sha256)) {
-                return Err(Error::invalid(format!(
-                    "the archive has another {path} of {name} than the one that is known"
-                ))
-                .hint(format!("if that is meant, `vigia models remove {name}` first")));
+            let differs = |hint: String| {
+                let told = format!("the archive has another {path} of {name} than the one that is known");
+                Err(Error::invalid(told).hint(hint))
+            };
+            if known.is_some_and(other) {
+                return differs(format!(
+                    "the catalogue says what it must be: fetch {name} anew where the archive was made"
+                ));
             }
-            needed = needed.saturating_add(locked.size);
+            if here.files.get(path).is_some_and(|it| other(&it.sha256)) {
+                return differs(format!("if that is meant, `vigia models remove {name}` first"));
+            }
         }
+        let disk = if dir.is_dir() { dir } else { models_dir.to_owned() };
+        let device = fs::metadata(&disk).map_or(0, |found| found.dev());
+        let (_, bytes) = needed.entry(device).or_insert((disk, 0));
+        *bytes = total(lock.files.values().map(|locked| locked.size).chain([*bytes]));
     }
-    must_fit(models_dir, needed, free)
+    needed.values().try_for_each(|(disk, bytes)| must_fit(disk, *bytes, free, pull::HINT))
 }
 
-fn unfold(file: &Path, staging: &Path, may_come: impl FnOnce(&Manifest) -> Result<()>) -> Result<Manifest> {
-    let broken = |error: io::Error| bad(file, "it cannot be read").cause(error);
-    let unwritable =
-        |error: io::Error| Error::unavailable(format!("{} cannot be written", staging.display())).cause(error);
-    let mut archive = Archive::new(BufReader::with_capacity(1 << 20, File::open(file).map_err(broken)?));
+fn unfold(
+    file: &Path,
+    staging: &dyn Fn(&str) -> PathBuf,
+    may_come: impl FnOnce(&Manifest) -> Result<()>,
+) -> Result<Manifest> {
+    let broken = |error: io::Error| broken(file, "it was cut, or is broken", &error);
+    let unreadable = |error: io::Error| bad(file, "it cannot be read").cause(error);
+    let mut archive = Archive::new(BufReader::with_capacity(1 << 20, File::open(file).map_err(unreadable)?));
     // Raw: an extension of the format is no plain file, and is refused like any other, unread.
     let mut members = archive.entries().map_err(broken)?.raw(true);
     let manifest = match members.next() {
@@ -186,22 +235,24 @@ fn unfold(file: &Path, staging: &Path, may_come: impl FnOnce(&Manifest) -> Resul
     };
     may_come(&manifest)?;
 
-    let mut missing: BTreeMap<String, &Locked> = BTreeMap::new();
+    let mut missing: BTreeMap<String, (&Locked, PathBuf)> = BTreeMap::new();
     for (name, lock) in &manifest.models {
-        missing.extend(lock.files.iter().map(|(path, locked)| (format!("{name}/{path}"), locked)));
+        let folder = staging(name);
+        let files = lock.files.iter();
+        missing.extend(files.map(|(path, locked)| (format!("{name}/{path}"), (locked, folder.join(path)))));
     }
     for member in members {
         let mut member = member.map_err(broken)?;
         let path = String::from_utf8_lossy(&member.path_bytes()).into_owned();
         let kind = member.header().entry_type();
         // Only what the manifest names, whose names are safe, and each once.
-        let Some(locked) = missing.remove(&path).filter(|_| kind == EntryType::Regular) else {
+        let Some((locked, to)) = missing.remove(&path).filter(|_| kind == EntryType::Regular) else {
             return Err(bad(file, &format!("its list does not have `{}`", path.escape_debug())));
         };
         if member.size() != locked.size {
             return Err(bad(file, &format!("{path} has another size than its list says")));
         }
-        let to = staging.join(&path);
+        let unwritable = |error| unwritable(&to, error);
         if let Some(folder) = to.parent() {
             fs::create_dir_all(folder).map_err(unwritable)?;
         }
@@ -220,6 +271,9 @@ fn unfold(file: &Path, staging: &Path, may_come: impl FnOnce(&Manifest) -> Resul
         }
         read.map_err(broken)?;
         out.sync_all().map_err(unwritable)?;
+        if digest.size() < locked.size {
+            return Err(bad(file, &format!("it was cut within {path}")));
+        }
         if digest.size() != locked.size || digest.sha256() != locked.sha256 {
             return Err(bad(file, &format!("{path} is not what its list says")));
         }
@@ -237,9 +291,9 @@ fn manifest(file: &Path, mut member: tar::Entry<'_, impl Read>) -> Result<Manife
         return Err(bad(file, "it does not begin with its list"));
     }
     let mut text = Vec::new();
-    member.read_to_end(&mut text).map_err(|error| bad(file, "its list cannot be read").cause(error))?;
+    member.read_to_end(&mut text).map_err(|error| broken(file, "its list cannot be read", &error))?;
     let manifest: Manifest =
-        serde_json::from_slice(&text).map_err(|error| bad(file, "its list cannot be read").cause(error))?;
+        serde_json::from_slice(&text).map_err(|error| broken(file, "its list cannot be read", &error))?;
     if manifest.format != FORMAT {
         let error = bad(file, &format!("it has format {}, and this version reads {FORMAT}", manifest.format));
         return Err(error.hint("make it with the same version of Vigía on both machines"));
@@ -247,29 +301,27 @@ fn manifest(file: &Path, mut member: tar::Entry<'_, impl Read>) -> Result<Manife
     let names = manifest.models.keys().try_for_each(|name| safe_name(name));
     let paths = || manifest.models.values().flat_map(|lock| lock.files.keys());
     names.and_then(|()| paths().try_for_each(|path| safe_path(path))).map_err(|error| bad(file, error.message()))?;
+    if manifest.models.is_empty() {
+        return Err(bad(file, "it holds no model"));
+    }
+    if let Some((name, _)) = manifest.models.iter().find(|(_, lock)| lock.files.is_empty()) {
+        return Err(bad(file, &format!("it has no file of {name}")));
+    }
+    if let Some(part) = paths().find(|path| whole_of(path).is_some()) {
+        let error = bad(file, &format!("{part} is a part of a file"));
+        return Err(
+            error.hint("the model was not whole where the archive was made: fetch it there, and export it anew")
+        );
+    }
     if paths().count() > MAX_FILES {
         return Err(Error::new(Kind::TooLarge, format!("{} lists more than {MAX_FILES} files", file.display())));
     }
     Ok(manifest)
 }
 
-/// Out of the staging folder, file by file; the lock, which says what they are, comes last.
-fn place(from: &Path, to: &Path, lock: &Lock) -> Result<()> {
-    let unwritable =
-        |path: &PathBuf, error| Error::unavailable(format!("{} cannot be written", path.display())).cause(error);
-    for path in lock.files.keys() {
-        let target = to.join(path);
-        let folder = target.parent().unwrap_or(to);
-        fs::create_dir_all(folder)
-            .and_then(|()| fs::rename(from.join(path), &target))
-            .map_err(|error| unwritable(&target, error))?;
-    }
-    let mut merged = Lock::read(to)?.unwrap_or_default();
-    merged.variants.extend(lock.variants.iter().cloned());
-    merged.commits.extend(lock.commits.clone());
-    merged.files.extend(lock.files.clone());
-    fs::create_dir_all(to).map_err(|error| unwritable(&to.to_owned(), error))?;
-    merged.write(to)
+/// What is wrong is told with bytes of the archive, which may be anything.
+fn broken(file: &Path, why: &str, cause: &dyn std::error::Error) -> Error {
+    bad(file, why).cause(printable(&cause.to_string()))
 }
 
 fn bad(file: &Path, why: &str) -> Error {

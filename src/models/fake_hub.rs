@@ -17,7 +17,7 @@ use crate::{
     base::lock,
     models::{
         digest::Digest,
-        hub::{Hub, Patience},
+        hub::{Access, Hub, Patience},
     },
 };
 
@@ -122,7 +122,7 @@ impl FakeHub {
             first_pause: Duration::from_millis(5),
             longest_pause: Duration::from_millis(50),
         };
-        Hub::new(&self.endpoint(), token, patience).unwrap()
+        Hub::new(&self.endpoint(), Access { token, ..Access::default() }, patience).unwrap()
     }
 }
 
@@ -145,23 +145,32 @@ impl Inner {
             .filter_map(|line| line.split_once(": ").map(|(name, value)| (name.to_lowercase(), value.to_owned())))
             .collect();
         lock(&self.seen).push(Seen { path: path.clone(), headers: headers.clone() });
-        let now = self.at_a_time.fetch_add(1, Ordering::SeqCst) + 1;
-        self.most_at_a_time.fetch_max(now, Ordering::SeqCst);
         // Whoever has gone away has what it wanted.
         drop(self.answer(stream, &path, &headers));
-        self.at_a_time.fetch_sub(1, Ordering::SeqCst);
     }
 
-    fn answer(&self, stream: &TcpStream, path: &str, headers: &HashMap<String, String>) -> std::io::Result<()> {
+    /// What goes wrong this time. Whoever is kept waiting counts as being served, and no longer once it hears anything:
+    /// it may ask for the next file at once.
+    fn fault(&self, path: &str) -> Option<Fault> {
+        let now = self.at_a_time.fetch_add(1, Ordering::SeqCst) + 1;
+        self.most_at_a_time.fetch_max(now, Ordering::SeqCst);
         let next = |(end, faults): (&String, &mut VecDeque<Fault>)| {
             if path.ends_with(end.as_str()) { faults.pop_front() } else { None }
         };
         let fault = lock(&self.faults).iter_mut().find_map(next);
+        if let Some(Fault::Silence(time)) = fault {
+            std::thread::sleep(time);
+        }
+        self.at_a_time.fetch_sub(1, Ordering::SeqCst);
+        fault
+    }
+
+    fn answer(&self, stream: &TcpStream, path: &str, headers: &HashMap<String, String>) -> std::io::Result<()> {
+        let fault = self.fault(path);
         match &fault {
             Some(Fault::Status(status, more)) => return respond(stream, *status, more, b"no", 2),
             Some(Fault::Says(text)) => return respond(stream, 200, &[], text.as_bytes(), text.len()),
             Some(Fault::Redirect(to)) => return respond(stream, 302, &[&format!("Location: {to}")], b"", 0),
-            Some(Fault::Silence(time)) => std::thread::sleep(*time),
             _ => (),
         }
         let wanted = self.token.as_ref().map(|token| format!("Bearer {token}"));

@@ -3,6 +3,9 @@
 //!
 //! Never sends the token to another host than the hub's, never writes more than was announced, never waits for ever.
 
+mod address;
+mod certificates;
+
 use std::{
     collections::BTreeMap,
     fs::{self, File},
@@ -14,8 +17,9 @@ use std::{
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use ureq::{
-    Agent, Body, ResponseExt as _,
-    http::{Response, StatusCode, Uri, header},
+    Agent, Body,
+    http::{Response, StatusCode, header},
+    tls::TlsConfig,
 };
 
 use crate::{
@@ -23,6 +27,10 @@ use crate::{
     models::{
         catalogue::safe_path,
         digest::{Digest, pass},
+        hub::{
+            address::{Endpoint, masked, origin, redirected},
+            certificates::trusted,
+        },
     },
 };
 
@@ -86,31 +94,33 @@ pub struct Wanted {
     pub sha256: Option<String>,
 }
 
+/// What a person may have set beside the address.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Access<'a> {
+    /// Empty counts as none.
+    pub token: Option<&'a str>,
+    /// Certificates to believe instead of those that browsers believe.
+    pub ca_file: Option<&'a Path>,
+}
+
 pub struct Hub {
     agent: Agent,
-    endpoint: String,
+    endpoint: Endpoint,
     token: Option<String>,
     patience: Patience,
 }
 
 impl Hub {
-    pub fn new(endpoint: &str, token: Option<&str>, patience: Patience) -> Result<Hub> {
-        let endpoint = endpoint.trim_end_matches('/').to_owned();
-        let wrong = || {
-            Error::invalid(format!("`{endpoint}` is no address of a hub"))
-                .hint(format!("HF_ENDPOINT is for example {DEFAULT_ENDPOINT}"))
-        };
-        let uri = endpoint.parse::<Uri>().map_err(|error| wrong().cause(error))?;
-        let host = uri.host().ok_or_else(wrong)?;
-        let is_local = ["localhost", "127.0.0.1", "[::1]"].contains(&host);
-        match uri.scheme_str() {
-            Some("https") => (),
-            Some("http") if is_local || token.is_none() => (),
-            Some("http") => {
-                return Err(Error::invalid(format!("HF_TOKEN would go to {host} where everybody can read it"))
-                    .hint("name the hub with https://, or unset HF_TOKEN"));
-            }
-            _ => return Err(wrong()),
+    pub fn new(endpoint: &str, access: Access<'_>, patience: Patience) -> Result<Hub> {
+        let endpoint = Endpoint::parse(endpoint)?;
+        let token = access.token.map(str::trim).filter(|token| !token.is_empty());
+        if token.is_some_and(|token| !token.chars().all(|c| c.is_ascii_alphanumeric() || "-._~+/=".contains(c))) {
+            return Err(Error::invalid("HF_TOKEN holds a character that no token has")
+                .hint("set it to the token alone, without quotes, blanks or line breaks"));
+        }
+        if token.is_some() && !endpoint.is_encrypted && !endpoint.is_local {
+            return Err(Error::invalid(format!("HF_TOKEN would go to {endpoint} where everybody can read it"))
+                .hint("name the hub with https://, or unset HF_TOKEN"));
         }
         let mut config = Agent::config_builder()
             .http_status_as_error(false)
@@ -122,15 +132,18 @@ impl Hub {
             .timeout_recv_response(Some(patience.silence))
             .timeout_per_read(Some(patience.silence))
             .user_agent(concat!("vigia/", env!("CARGO_PKG_VERSION")));
-        if is_local {
+        if endpoint.is_local {
             // The environment's proxy, which the library knows of, cannot see this machine's own loopback.
             config = config.proxy(None);
+        }
+        if let Some(file) = access.ca_file {
+            config = config.tls_config(TlsConfig::builder().root_certs(trusted(file)?).build());
         }
         Ok(Hub { agent: config.build().new_agent(), endpoint, token: token.map(str::to_owned), patience })
     }
 
-    /// What a repository holds at a revision, and which commit that is.
-    pub fn listing(&self, repository: &str, revision: &str) -> Result<Listing> {
+    /// What a repository holds at a revision, and which commit that is. `waits` hears of every pause before another try.
+    pub fn listing(&self, repository: &str, revision: &str, waits: &dyn Fn(&Error, Duration)) -> Result<Listing> {
         #[derive(Deserialize)]
         struct Info {
             sha: String,
@@ -147,11 +160,11 @@ impl Hub {
             sha256: String,
         }
         let path = format!("{}/revision/{}", encoded(repository), encoded(revision));
-        let address = format!("{}/api/models/{path}?blobs=true", self.endpoint);
-        let body = self.patiently(repository, LISTING_TRIES, |_| {
-            let mut response = self.get(repository, &address, 0)?;
+        let address = format!("{}/api/models/{path}?blobs=true", self.endpoint.address);
+        let body = self.patiently(LISTING_TRIES, waits, || {
+            let mut response = self.get((repository, None), &address, 0)?;
             let body = response.body_mut().with_config().limit(MAX_LISTING_BYTES).read_to_vec();
-            body.map_err(|error| Trouble::passing(unreachable(&self.endpoint).cause(error)))
+            body.map_err(|error| Trouble::passing(unreachable(&self.endpoint.to_string()).cause(error)))
         })?;
         let strange = || {
             Error::unavailable(format!("{} does not answer as a hub of models does", self.endpoint))
@@ -164,33 +177,38 @@ impl Hub {
         // A repository may hold files with any name; those that no model of ours could have are not for us.
         let safe = info.siblings.into_iter().filter(|it| safe_path(&it.rfilename).is_ok());
         let files = safe.map(|it| {
-            let sha256 = it.lfs.map(|lfs| lfs.sha256).filter(|hash| hash.len() == 64);
+            let is_hash = |hash: &String| hash.len() == 64 && hash.chars().all(|c| c.is_ascii_hexdigit());
+            let sha256 = it.lfs.map(|lfs| lfs.sha256).filter(is_hash);
             (it.rfilename, Listed { size: it.size, sha256: sha256.map(|hash| hash.to_ascii_lowercase()) })
         });
         Ok(Listing { commit: info.sha, files: files.collect() })
     }
 
     /// Gets a file into `part`, going on where that ends already, and says its size and hash. What comes out wrong is
-    /// deleted; what was cut stays for the next time. `told` hears how many bytes are there, and every new try.
+    /// deleted; what was cut stays for the next time. `told` hears how many bytes are there, and of every pause.
     pub fn fetch(&self, wanted: &Wanted, part: &Path, told: &dyn Fn(Step<'_>) -> bool) -> Result<(u64, String)> {
         safe_path(&wanted.path)?;
         let address = format!(
             "{}/{}/resolve/{}/{}",
-            self.endpoint,
+            self.endpoint.address,
             encoded(&wanted.repository),
             encoded(&wanted.commit),
             encoded(&wanted.path)
         );
+        if part.is_symlink() {
+            // What it leads to is not ours to write to.
+            fs::remove_file(part).map_err(|error| disk(part, error))?;
+        }
         let mut digest =
             if part.exists() { Digest::of_file(part).map_err(|error| disk(part, error))? } else { Digest::default() };
         if wanted.size.is_some_and(|size| digest.size() > size) {
             digest = Digest::default();
         }
         let mut good_until = digest.size();
-        self.patiently(&wanted.path, self.patience.tries, |again| {
-            if let Some(error) = again {
-                told(Step::Again(error));
-            }
+        let waits = |because: &Error, time| {
+            told(Step::Waits(because, time));
+        };
+        self.patiently(self.patience.tries, &waits, || {
             if wanted.size == Some(digest.size()) && digest.size() > 0 {
                 return Ok(());
             }
@@ -225,7 +243,7 @@ impl Hub {
         told: &dyn Fn(Step<'_>) -> bool,
     ) -> Result<(), Trouble> {
         let on_disk = |error| Trouble::lasting(disk(part, error));
-        let mut response = self.get(&wanted.repository, address, digest.size())?;
+        let mut response = self.get((&wanted.repository, Some(&wanted.path)), address, digest.size())?;
         let begins_at = (response.status() == StatusCode::PARTIAL_CONTENT).then(|| range_start(&response)).flatten();
         let mut file = File::options().create(true).write(true).truncate(false).open(part).map_err(on_disk)?;
         if begins_at != Some(digest.size()) {
@@ -267,22 +285,24 @@ impl Hub {
         Ok(())
     }
 
-    /// A request, through redirects, to its answer. Anything but success is trouble.
-    fn get(&self, repository: &str, address: &str, from: u64) -> Result<Response<Body>, Trouble> {
+    /// A request, through redirects, to its answer. Anything but success is trouble. `what`: of which repository, and
+    /// which file of it.
+    fn get(&self, what: (&str, Option<&str>), address: &str, from: u64) -> Result<Response<Body>, Trouble> {
         let mut address = address.to_owned();
         for _ in 0..=MAX_REDIRECTS {
             let mut request = self.agent.get(&address);
             // The place of a file may be signed for a stranger: the token is the hub's alone.
-            if let Some(token) = self.token.as_ref().filter(|_| origin(&address) == origin(&self.endpoint)) {
+            let is_hub = origin(&address) == origin(&self.endpoint.address);
+            if let Some(token) = self.token.as_ref().filter(|_| is_hub) {
                 request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
             }
             if from > 0 {
                 request = request.header(header::RANGE, format!("bytes={from}-"));
             }
+            let place = || masked(origin(&address).unwrap_or(&self.endpoint.address));
             let response = request.call().map_err(|error| {
                 let passes = !is_mistrust(&error);
-                let place = origin(&address).unwrap_or(&self.endpoint);
-                Trouble { passes, ..Trouble::passing(unreachable(place).cause(error)) }
+                Trouble { passes, ..Trouble::passing(unreachable(&place()).cause(error)) }
             })?;
             let status = response.status();
             if !status.is_redirection() {
@@ -290,19 +310,19 @@ impl Hub {
                 return if status.is_success() || resumable {
                     Ok(response)
                 } else {
-                    Err(self.refused(repository, &response))
+                    Err(self.refused(what, &response))
                 };
             }
             let to = response.headers().get(header::LOCATION).and_then(|to| to.to_str().ok());
             let next = to.and_then(|to| redirected(&address, to));
-            address = next.ok_or_else(|| {
-                Trouble::lasting(Error::unavailable(format!("{} sends us nowhere", response.get_uri())))
-            })?;
+            address =
+                next.ok_or_else(|| Trouble::lasting(Error::unavailable(format!("{} sends us nowhere", place()))))?;
         }
+        let (repository, _) = what;
         Err(Trouble::lasting(Error::unavailable(format!("{repository}: more than {MAX_REDIRECTS} redirects"))))
     }
 
-    fn refused(&self, repository: &str, response: &Response<Body>) -> Trouble {
+    fn refused(&self, (repository, path): (&str, Option<&str>), response: &Response<Body>) -> Trouble {
         let status = response.status();
         let page = format!("{}/{repository}", self.endpoint);
         match status {
@@ -316,10 +336,13 @@ impl Hub {
                     Some(_) => error.hint(format!("accept its licence at {page}, with the account of HF_TOKEN")),
                 })
             }
-            StatusCode::NOT_FOUND => Trouble::lasting(
-                Error::new(Kind::NotFound, format!("the hub has no such file, revision or repository of {repository}"))
-                    .hint(format!("see {page}")),
-            ),
+            StatusCode::NOT_FOUND => {
+                let told = match path {
+                    Some(path) => format!("{path} of {repository} is not on the hub, which lists it"),
+                    None => format!("the hub has no such repository or revision of {repository}"),
+                };
+                Trouble::lasting(Error::new(Kind::NotFound, told).hint(format!("see {page}")))
+            }
             StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT => self.later(repository, response),
             status if status.is_server_error() => self.later(repository, response),
             _ => Trouble::lasting(Error::unavailable(format!("the hub answers {status} for {repository}"))),
@@ -336,14 +359,13 @@ impl Hub {
     /// Tries until it works, until trouble lasts, or until patience ends.
     fn patiently<T>(
         &self,
-        what: &str,
         most: u32,
-        mut attempt: impl FnMut(Option<&Error>) -> Result<T, Trouble>,
+        waits: &dyn Fn(&Error, Duration),
+        mut attempt: impl FnMut() -> Result<T, Trouble>,
     ) -> Result<T> {
         let (mut tries, mut pause) = (0, self.patience.first_pause);
-        let mut last = None;
         loop {
-            let trouble = match attempt(last.as_ref()) {
+            let trouble = match attempt() {
                 Ok(value) => return Ok(value),
                 Err(trouble) => trouble,
             };
@@ -354,12 +376,11 @@ impl Hub {
             if !trouble.passes || tries >= most {
                 return Err(trouble.error);
             }
-            log::debug!("{what}: {}", trouble.error.full());
             // A time the hub asks for is kept, up to the longest that a person would wait.
-            let wait = trouble.pause.unwrap_or(pause).min(self.patience.longest_pause);
-            std::thread::sleep(wait);
+            let time = trouble.pause.unwrap_or(pause).min(self.patience.longest_pause);
+            waits(&trouble.error, time);
+            std::thread::sleep(time);
             pause = (pause * 2).min(self.patience.longest_pause);
-            last = Some(trouble.error);
         }
     }
 }
@@ -368,8 +389,8 @@ impl Hub {
 #[derive(Debug)]
 pub enum Step<'a> {
     At(u64),
-    /// Another try, because of this.
-    Again(&'a Error),
+    /// Because of this there is another try after this time.
+    Waits(&'a Error, Duration),
 }
 
 /// Why a request came to nothing, and whether another may come to something.
@@ -421,25 +442,6 @@ fn encoded(path: &str) -> String {
     utf8_percent_encode(path, IN_A_PATH).to_string()
 }
 
-/// `https://host:port` of an address.
-fn origin(address: &str) -> Option<&str> {
-    let host = address.find("://")? + 3;
-    let end = address[host..].find(['/', '?', '#']).map_or(address.len(), |at| host + at);
-    Some(&address[..end])
-}
-
-/// Where a redirect leads: another address, or a path on the same host. Never from an encrypted one to an open one.
-fn redirected(address: &str, to: &str) -> Option<String> {
-    let (scheme, _) = address.split_once("://")?;
-    let next = match to {
-        _ if to.starts_with("//") => format!("{scheme}:{to}"),
-        _ if to.starts_with('/') => format!("{}{to}", origin(address)?),
-        _ => to.to_owned(),
-    };
-    let is_open = next.starts_with("http://");
-    (next.starts_with("https://") || is_open && scheme == "http").then_some(next)
-}
-
 /// The first byte of `Content-Range: bytes 5-9/10`.
 fn range_start(response: &Response<Body>) -> Option<u64> {
     let range = response.headers().get(header::CONTENT_RANGE)?.to_str().ok()?;
@@ -450,30 +452,27 @@ fn range_start(response: &Response<Body>) -> Option<u64> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn redirects_lead_to_addresses_and_never_out_of_encryption() {
-        let from = "https://hub.example/a/b?c";
-        assert_eq!(redirected(from, "/x").as_deref(), Some("https://hub.example/x"));
-        assert_eq!(redirected(from, "//cdn.example/x").as_deref(), Some("https://cdn.example/x"));
-        assert_eq!(redirected(from, "https://cdn.example/x").as_deref(), Some("https://cdn.example/x"));
-        for to in ["http://hub.example/x", "file:///etc/passwd", "x", ""] {
-            assert_eq!(redirected(from, to), None, "{to}");
-        }
-        assert_eq!(redirected("http://a:1/b", "http://c:2/d").as_deref(), Some("http://c:2/d"));
-        assert_ne!(origin("https://hub.example.evil/x"), origin("https://hub.example"));
-        assert_ne!(origin("https://hub.example@evil/x"), origin("https://hub.example"));
+    fn hub(endpoint: &str, access: Access<'_>) -> Result<Hub> {
+        Hub::new(endpoint, access, Patience::default())
     }
 
     #[test]
-    fn a_hub_must_have_an_address_and_a_token_needs_encryption() {
-        let hub = |endpoint, token| Hub::new(endpoint, token, Patience::default()).err().map(|error| error.full());
-        assert_eq!(hub("https://hub.example/", Some("secret")), None);
-        assert_eq!(hub("http://127.0.0.1:1", Some("secret")), None);
-        assert_eq!(hub("http://hub.example", None), None);
-        let open = hub("http://hub.example", Some("secret")).unwrap();
+    fn a_token_needs_encryption_and_is_one_word() {
+        let told = |endpoint, token| {
+            hub(endpoint, Access { token: Some(token), ..Access::default() }).err().map(|it| it.full())
+        };
+        assert_eq!(told("https://hub.example/", "secret"), None);
+        assert_eq!(told("http://127.0.0.1:1", "secret"), None);
+        assert!(hub("http://hub.example", Access::default()).is_ok());
+        let open = told("http://hub.example", "secret").unwrap();
         assert!(open.contains("https://") && !open.contains("secret"), "{open}");
-        for endpoint in ["", "hub", "ftp://hub.example", "https://"] {
-            assert!(hub(endpoint, None).unwrap().contains("HF_ENDPOINT"), "{endpoint}");
+        for token in ["\"secret\"", "sec ret", "secret\nX: y", "sécret", "secret\u{200b}"] {
+            let told = told("https://hub.example", token).unwrap();
+            assert!(told.contains("HF_TOKEN holds a character") && !told.contains("secr"), "{told}");
+        }
+        for blank in ["", " ", " \n"] {
+            let access = Access { token: Some(blank), ..Access::default() };
+            assert_eq!(hub("http://hub.example", access).unwrap().token, None, "none is sent, and none is at risk");
         }
     }
 }

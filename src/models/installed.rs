@@ -6,6 +6,7 @@ use std::{
     fs::{self, File, TryLockError},
     io::{self, Write},
     path::{Path, PathBuf},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use serde::{Deserialize, Serialize};
@@ -13,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     base::{Error, Kind, Result},
     models::{
-        catalogue::{Catalogue, Entry, is_side_file, safe_name, safe_path},
+        catalogue::{Catalogue, Entry, ONLY, is_side_file, safe_name, safe_path, whole_of},
         digest::Digest,
     },
 };
@@ -56,7 +57,9 @@ impl Lock {
             }
             Err(error) => return Err(broken().cause(error)),
         };
-        let lock: Lock = serde_json::from_slice(&text).map_err(|error| broken().cause(error))?;
+        let mut lock: Lock = serde_json::from_slice(&text).map_err(|error| broken().cause(error))?;
+        // Earlier versions carried them along.
+        lock.files.retain(|path, _| whole_of(path).is_none());
         lock.files.keys().try_for_each(|path| safe_path(path)).map_err(|error| broken().cause(error))?;
         Ok(Some(lock))
     }
@@ -108,8 +111,10 @@ impl Claim {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Found {
     pub dir: PathBuf,
-    /// Those that are whole; none while a download is unfinished.
+    /// Those that are whole.
     pub variants: Vec<String>,
+    /// Files that are there in part alone: they are being fetched, or that was cut.
+    pub unfinished: BTreeSet<String>,
     pub bytes: u64,
 }
 
@@ -119,17 +124,48 @@ pub fn find(entry: &Entry, places: &[PathBuf]) -> Result<Option<Found>> {
         return Ok(None);
     };
     let lock = Lock::read(&dir)?.unwrap_or_default();
+    let Contents { unfinished, bytes, .. } = contents(&dir)?;
     let whole = |variant: &&str| {
         let required = entry.required(variant);
-        required.iter().all(|path| is_there(&dir, path, lock.files.get(path)))
-            && lock.files.iter().all(|(path, locked)| {
-                let beside = required.iter().any(|graph| is_side_file(graph, path));
-                !beside || is_there(&dir, path, Some(locked))
-            })
+        let belongs = |path: &String| required.iter().any(|graph| is_side_file(graph, path));
+        !unfinished.iter().any(belongs)
+            && required.iter().all(|path| is_there(&dir, path, lock.files.get(path)))
+            && lock.files.iter().all(|(path, locked)| !belongs(path) || is_there(&dir, path, Some(locked)))
     };
     let variants = entry.variants().into_iter().filter(whole).map(str::to_owned).collect();
-    let bytes = files_below(&dir)?.values().sum();
-    Ok(Some(Found { dir, variants, bytes }))
+    Ok(Some(Found { dir, variants, unfinished, bytes }))
+}
+
+/// Why a variant that is not whole cannot be loaded; `found`: what of the model is here.
+pub fn missing(entry: &Entry, variant: &str, found: Option<&Found>) -> Error {
+    let name = &entry.name;
+    let required = entry.required(variant);
+    let belongs = |path: &String| required.iter().any(|file| file == path || is_side_file(file, path));
+    let (told, does) = match found {
+        None => (format!("the model {name} is not installed"), "fetches it"),
+        Some(found) if found.unfinished.iter().any(belongs) => {
+            (format!("the variant {variant} of {name} is being fetched, or that was cut"), "goes on where it was")
+        }
+        Some(_) => (format!("the variant {variant} of {name} is not installed"), "fetches it"),
+    };
+    Error::unavailable(told).hint(format!("`vigia models pull {name} --variant {variant}` {does}"))
+}
+
+/// Whether weights that lie beside these graphs of a folder are there in part alone.
+pub fn is_in_part(dir: &Path, graphs: &[String]) -> Result<bool> {
+    let belongs = |path: &String| graphs.iter().any(|graph| is_side_file(graph, path));
+    Ok(contents(dir)?.unfinished.iter().any(belongs))
+}
+
+/// The files of a model with their sizes and times: another one says that something has changed. None where it is in
+/// none of the places.
+pub fn stamp(places: &[PathBuf], model: &str) -> Option<BTreeMap<String, (u64, SystemTime)>> {
+    // Its name may be a path.
+    let mut dirs = places.iter().map(|place| place.join(model)).chain([PathBuf::from(model)]);
+    let dir = dirs.find(|dir| dir.is_dir())?;
+    let time = |path: &str| fs::metadata(dir.join(path)).and_then(|found| found.modified()).unwrap_or(UNIX_EPOCH);
+    let files = files_below(&dir).ok()?.into_iter();
+    Some(files.map(|(path, size)| (path.clone(), (size, time(&path)))).collect())
 }
 
 fn is_there(dir: &Path, path: &str, locked: Option<&Locked>) -> bool {
@@ -147,36 +183,60 @@ pub fn unlisted(catalogue: &Catalogue, places: &[PathBuf]) -> Result<BTreeMap<St
             if safe_name(name).is_err() || catalogue.get(name).is_some() || found.contains_key(name) {
                 continue;
             }
-            let files = files_below(&dir)?;
+            let Contents { files, unfinished, bytes, .. } = contents(&dir)?;
             if files.contains_key("config.json") && files.keys().any(|path| path.ends_with(".onnx")) {
-                let bytes = files.values().sum();
-                found.insert(name.to_owned(), Found { dir, variants: vec!["only".to_owned()], bytes });
+                let variants = if unfinished.is_empty() { vec![ONLY.to_owned()] } else { Vec::new() };
+                found.insert(name.to_owned(), Found { dir, variants, unfinished, bytes });
             }
         }
     }
     Ok(found)
 }
 
-/// The model's files with their sizes; not those that Vigía keeps beside them, and not through links.
-pub(crate) fn files_below(dir: &Path) -> Result<BTreeMap<String, u64>> {
-    let mut files = BTreeMap::new();
-    walk(dir, "", 0, &mut files)
-        .map_err(|error| Error::unavailable(format!("{} cannot be read", dir.display())).cause(error))?;
-    Ok(files)
+/// What is in the folder of a model.
+pub(crate) struct Contents {
+    /// The model's files with their sizes; not those that Vigía keeps beside them.
+    pub(crate) files: BTreeMap<String, u64>,
+    /// Parts of files, whether those are there as well or not.
+    pub(crate) parts: Vec<String>,
+    /// The files that are there in part alone.
+    pub(crate) unfinished: BTreeSet<String>,
+    /// With the parts.
+    pub(crate) bytes: u64,
 }
 
+pub(crate) fn contents(dir: &Path) -> Result<Contents> {
+    let mut all = BTreeMap::new();
+    walk(dir, "", 0, &mut all)
+        .map_err(|error| Error::unavailable(format!("{} cannot be read", dir.display())).cause(error))?;
+    let bytes = all.values().fold(0, |sum: u64, size| sum.saturating_add(*size));
+    let (parts, files): (BTreeMap<_, _>, BTreeMap<_, _>) =
+        all.into_iter().partition(|(path, _)| whole_of(path).is_some());
+    let parts: Vec<String> = parts.into_keys().collect();
+    let whole = parts.iter().filter_map(|part| whole_of(part));
+    let unfinished = whole.filter(|path| !files.contains_key(*path)).map(str::to_owned).collect();
+    Ok(Contents { files, parts, unfinished, bytes })
+}
+
+pub(crate) fn files_below(dir: &Path) -> Result<BTreeMap<String, u64>> {
+    Ok(contents(dir)?.files)
+}
+
+/// Plain files and links to such, as caches of hubs are made of them.
 fn walk(dir: &Path, prefix: &str, depth: usize, files: &mut BTreeMap<String, u64>) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
         let kind = entry.file_type()?;
         let Some(path) = entry.file_name().to_str().map(|name| format!("{prefix}{name}")) else { continue };
-        if safe_path(&path).is_err() {
+        if safe_path(whole_of(&path).unwrap_or(&path)).is_err() {
             continue;
         }
         if kind.is_dir() && depth < MAX_DEPTH {
             walk(&entry.path(), &format!("{path}/"), depth + 1, files)?;
-        } else if kind.is_file() {
-            files.insert(path, entry.metadata()?.len());
+        } else if kind.is_file() || kind.is_symlink() {
+            // A link to nothing is nothing; one to a folder may lead anywhere.
+            let found = fs::metadata(entry.path()).ok().filter(fs::Metadata::is_file);
+            files.extend(found.map(|found| (path, found.len())));
         }
     }
     Ok(())
@@ -193,11 +253,11 @@ pub enum Verdict {
     Unknown,
 }
 
-/// Reads every file of a model and compares it with the lock and with the catalogue.
+/// Reads every file of a model and compares it with the lock and with the catalogue. What is there in part is missing.
 pub fn verify(entry: Option<&Entry>, dir: &Path) -> Result<BTreeMap<String, Verdict>> {
     let lock = Lock::read(dir)?.unwrap_or_default();
-    let there = files_below(dir)?;
-    let mut paths: BTreeSet<String> = there.keys().chain(lock.files.keys()).cloned().collect();
+    let Contents { files: there, unfinished, .. } = contents(dir)?;
+    let mut paths: BTreeSet<String> = there.keys().chain(lock.files.keys()).cloned().chain(unfinished).collect();
     if let Some(entry) = entry.filter(|_| lock.files.is_empty()) {
         paths.extend(entry.required(entry.default_variant()));
     }
@@ -226,8 +286,9 @@ pub fn verify(entry: Option<&Entry>, dir: &Path) -> Result<BTreeMap<String, Verd
     Ok(verdicts)
 }
 
-/// Takes a model off the disk; gone at once, whatever happens while its files go.
-pub fn remove(models_dir: &Path, name: &str) -> Result<()> {
+/// Takes a model off the disk; gone at once, whatever happens while its files go. What is none stays: the models' folder
+/// may be one with other things in it.
+pub fn remove(models_dir: &Path, name: &str, is_known: bool) -> Result<()> {
     safe_name(name)?;
     let dir = models_dir.join(name);
     let failed = |error| Error::unavailable(format!("{} cannot be removed", dir.display())).cause(error);
@@ -239,6 +300,11 @@ pub fn remove(models_dir: &Path, name: &str) -> Result<()> {
         }
         Err(error) => return Err(failed(error)),
     };
+    if !(is_known || is_model(&dir)) || kind.is_file() {
+        return Err(Error::invalid(format!("{} is no model: it stays", dir.display())).hint(
+            "a model is in the catalogue by its name, or is a folder with config.json or a graph (.onnx) in it",
+        ));
+    }
     if kind.is_symlink() {
         // Somebody keeps the model elsewhere: the link is ours to take, the model is not.
         return fs::remove_file(&dir).map_err(failed);
@@ -250,129 +316,15 @@ pub fn remove(models_dir: &Path, name: &str) -> Result<()> {
     fs::rename(&dir, &going).and_then(|()| fs::remove_dir_all(&going)).map_err(failed)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn put(dir: &Path, path: &str, content: &str) {
-        let path = dir.join(path);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, content).unwrap();
-    }
-
-    fn entry(name: &str) -> Entry {
-        Catalogue::load(None).unwrap().require(name).unwrap().clone()
-    }
-
-    fn locked(content: &str) -> Locked {
-        let mut digest = Digest::default();
-        digest.add(content.as_bytes());
-        Locked { size: digest.size(), sha256: digest.sha256() }
-    }
-
-    #[test]
-    fn a_model_is_installed_once_a_variant_is_whole() {
-        let place = tempfile::tempdir().unwrap();
-        let places = [place.path().to_owned()];
-        let entry = entry("qwen2.5-0.5b-instruct");
-        assert_eq!(find(&entry, &places).unwrap(), None);
-        let dir = place.path().join(&entry.name);
-        let required = entry.required("q4");
-        for path in &required[1..] {
-            put(&dir, path, "x");
-        }
-        assert!(find(&entry, &places).unwrap().unwrap().variants.is_empty());
-        put(&dir, &required[0], "x");
-        let found = find(&entry, &places).unwrap().unwrap();
-        assert_eq!((found.variants, found.bytes), (vec!["q4".to_owned()], required.len() as u64));
-
-        // Weights that came beside a graph belong to it.
-        let mut lock = Lock::default();
-        lock.files.insert("onnx/model_q4.onnx_data".to_owned(), locked("weights"));
-        lock.write(&dir).unwrap();
-        assert!(find(&entry, &places).unwrap().unwrap().variants.is_empty());
-        put(&dir, "onnx/model_q4.onnx_data", "weights");
-        assert_eq!(find(&entry, &places).unwrap().unwrap().variants, ["q4"]);
-    }
-
-    #[test]
-    fn a_bare_folder_in_the_hubs_layout_counts_as_a_model() {
-        let place = tempfile::tempdir().unwrap();
-        for path in ["mine/config.json", "mine/onnx/model.onnx", "junk/readme.md", "whisper-tiny/config.json"] {
-            put(place.path(), path, "x");
-        }
-        let found = unlisted(&Catalogue::load(None).unwrap(), &[place.path().to_owned()]).unwrap();
-        assert_eq!(found.keys().collect::<Vec<_>>(), ["mine"]);
-        assert_eq!(found["mine"].bytes, 2);
-    }
-
-    #[test]
-    fn verifying_finds_what_is_missing_changed_or_unknown() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut lock = Lock::default();
-        for (path, content) in [("good", "abc"), ("gone", "abc"), ("flipped", "abc"), ("longer", "abc")] {
-            lock.files.insert(path.to_owned(), locked(content));
-        }
-        lock.write(dir.path()).unwrap();
-        for (path, content) in [("good", "abc"), ("flipped", "abd"), ("longer", "abcd"), ("extra", "abc")] {
-            put(dir.path(), path, content);
-        }
-        let verdicts = verify(None, dir.path()).unwrap();
-        assert_eq!(verdicts["good"], Verdict::Good);
-        assert_eq!(verdicts["gone"], Verdict::Missing);
-        assert_eq!(verdicts["flipped"], Verdict::Changed);
-        assert_eq!(verdicts["longer"], Verdict::Changed);
-        assert_eq!(verdicts["extra"], Verdict::Unknown);
-        assert_eq!(verdicts.len(), 5, "the lock itself is no file of the model: {verdicts:?}");
-    }
-
-    #[test]
-    fn without_a_lock_the_catalogue_says_what_a_file_must_be() {
-        let dir = tempfile::tempdir().unwrap();
-        let silero = entry("silero-vad");
-        assert_eq!(verify(Some(&silero), dir.path()).unwrap()["silero_vad.onnx"], Verdict::Missing);
-        put(dir.path(), "silero_vad.onnx", "something else");
-        assert_eq!(verify(Some(&silero), dir.path()).unwrap()["silero_vad.onnx"], Verdict::Changed);
-    }
-
-    #[test]
-    fn a_lock_that_leads_elsewhere_is_not_believed() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut lock = Lock::default();
-        lock.files.insert("../../etc/passwd".to_owned(), locked("x"));
-        lock.write(dir.path()).unwrap();
-        let error = verify(None, dir.path()).unwrap_err();
-        assert!(error.full().contains(LOCK), "{}", error.full());
-        put(dir.path(), LOCK, "{");
-        assert!(Lock::read(dir.path()).is_err());
-    }
-
-    #[test]
-    fn removing_takes_one_model_and_nothing_else() {
-        let place = tempfile::tempdir().unwrap();
-        put(place.path(), "a/f", "x");
-        put(place.path(), "b/f", "x");
-        for name in ["..", "a/f", ".", ""] {
-            assert_eq!(remove(place.path(), name).unwrap_err().kind(), Kind::Invalid, "{name:?}");
-        }
-        assert_eq!(remove(place.path(), "c").unwrap_err().kind(), Kind::NotFound);
-        remove(place.path(), "a").unwrap();
-        std::os::unix::fs::symlink(place.path().join("b"), place.path().join("linked")).unwrap();
-        remove(place.path(), "linked").unwrap();
-        assert!(!place.path().join("a").exists() && place.path().join("b/f").exists());
-    }
-
-    #[test]
-    fn two_commands_do_not_change_the_folder_at_a_time() {
-        let place = tempfile::tempdir().unwrap();
-        let claim = Claim::of(&place.path().join("models")).unwrap();
-        assert_eq!(Claim::of(&place.path().join("models")).unwrap_err().kind(), Kind::Busy);
-        drop(claim);
-        Claim::of(&place.path().join("models")).unwrap();
-        put(place.path(), "file", "in the way");
-        let error = Claim::of(&place.path().join("file")).unwrap_err();
-        assert!(error.full().contains("models.dir"), "{}", error.full());
-        let error = Lock::default().write(&place.path().join("absent")).unwrap_err();
-        assert!(error.message().contains("cannot be written"), "{}", error.full());
-    }
+/// Also one that is there in part.
+fn is_model(dir: &Path) -> bool {
+    let is_graph = |path: &str| path.ends_with(".onnx") || path == "config.json";
+    let has_some = |it: Contents| {
+        it.parts.iter().filter_map(|part| whole_of(part)).chain(it.files.keys().map(String::as_str)).any(is_graph)
+    };
+    dir.join(LOCK).is_file() || contents(dir).is_ok_and(has_some)
 }
+
+#[cfg(test)]
+#[path = "installed/tests.rs"]
+mod tests;

@@ -14,6 +14,7 @@ mod lease;
 mod ledger;
 pub mod licence;
 mod manager;
+mod place;
 mod plan;
 pub mod profiles;
 pub mod pull;

@@ -1,5 +1,6 @@
 //! Brings a variant of a model onto this machine: asks the hub what there is, checks that it fits the disk, fetches
-//! several files at a time, and records what came. A file has its name only once it is whole and right.
+//! several files at a time, and records what came. A file has its name only once all of the variant is whole and right, so
+//! that nobody takes a half for a model; until then each is a part, and the next try goes on where this one ended.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -9,15 +10,17 @@ use std::{
         Mutex,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use crate::{
     base::{ByteSize, Error, Kind, Result, lock},
     models::{
-        catalogue::{Entry, is_side_file, safe_path},
+        catalogue::{self, Entry, is_side_file, safe_path},
         digest::Digest,
         hub::{Hub, Listing, Step, Wanted},
-        installed::{Lock, Locked, files_below},
+        installed::{Lock, Locked, contents},
+        place::{Move, make_folder, place},
     },
 };
 
@@ -25,8 +28,9 @@ use crate::{
 const AT_A_TIME: usize = 3;
 /// Left free beside the model.
 const MARGIN: ByteSize = ByteSize::mib(64);
-/// Ends the name of a file that is not whole yet, before what tells its revision.
-const PART: &str = ".part-";
+
+/// Where a models' folder is too small.
+pub(super) const HINT: &str = "`vigia models remove` what is not used, or set models.dir to a folder on a larger disk";
 
 /// What a person may want to see.
 #[derive(Debug)]
@@ -34,7 +38,8 @@ pub enum Told<'a> {
     /// Everything is known, and this is what will come.
     Plan {
         files: usize,
-        bytes: u64,
+        /// If the hub tells the size of each.
+        bytes: Option<u64>,
     },
     /// A file is about to come; its size, if the hub tells.
     Begins {
@@ -45,9 +50,11 @@ pub enum Told<'a> {
         path: &'a str,
         bytes: u64,
     },
-    Again {
+    /// It is tried again after this time. Before there are files, the repository's name stands for one.
+    Waits {
         path: &'a str,
         because: &'a Error,
+        time: Duration,
     },
     Done {
         path: &'a str,
@@ -58,7 +65,7 @@ pub enum Told<'a> {
 /// What the disk of a folder can still hold.
 pub type Free<'a> = &'a dyn Fn(&Path) -> Option<ByteSize>;
 
-/// How many files and bytes came; none when everything was there.
+/// How many files came, now or in earlier tries, and how large they are; none when everything was there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pulled {
     pub files: usize,
@@ -79,7 +86,7 @@ pub fn pull(
         return Err(Error::unavailable(format!("{} is on no hub", entry.name)).hint(format!("{how}: {dir}")));
     }
     let mut known = Lock::read(&dir)?.unwrap_or_default();
-    let wanted = wanted(hub, entry, variant, &mut known)?;
+    let wanted = wanted(hub, entry, variant, &mut known, told)?;
 
     let mut missing = VecDeque::new();
     for file in &wanted {
@@ -88,21 +95,29 @@ pub fn pull(
             None => missing.push_back(file),
         }
     }
-    let needed = missing.iter().map(|file| still_to_come(&dir, file)).sum::<u64>();
-    must_fit(models_dir, needed, free)?;
-    told(Told::Plan { files: missing.len(), bytes: needed });
-    let pulled = Pulled { files: missing.len(), bytes: needed };
+    let needed = total(missing.iter().map(|file| still_to_come(&dir, file)));
+    must_fit(models_dir, needed, free, HINT)?;
+    let bytes = missing.iter().all(|file| file.size.is_some()).then_some(needed);
+    told(Told::Plan { files: missing.len(), bytes });
 
+    let moves: Vec<Move> = missing.iter().map(|file| (part_of(&dir, file), file.path.clone())).collect();
     let came = fetch_all(hub, &dir, missing, told)?;
+    let pulled = Pulled { files: came.len(), bytes: total(came.values().map(|locked| locked.size)) };
     known.files.extend(came);
     known.variants.insert(variant.to_owned());
-    known.write(&dir)?;
+    place(&dir, &moves, &known)?;
     forget_parts(&dir)?;
     Ok(pulled)
 }
 
 /// The files of a variant, each with what it must be.
-fn wanted(hub: &Hub, entry: &Entry, variant: &str, known: &mut Lock) -> Result<Vec<Wanted>> {
+fn wanted(
+    hub: &Hub,
+    entry: &Entry,
+    variant: &str,
+    known: &mut Lock,
+    told: &(dyn Fn(Told<'_>) + Sync),
+) -> Result<Vec<Wanted>> {
     let required = entry.required(variant);
     let repositories: BTreeSet<&str> = required.iter().filter_map(|path| entry.repository_of(path)).collect();
     let mut listings: BTreeMap<&str, Listing> = BTreeMap::new();
@@ -110,7 +125,8 @@ fn wanted(hub: &Hub, entry: &Entry, variant: &str, known: &mut Lock) -> Result<V
         // What is pinned concerns the model's own repository.
         let pinned = if entry.repository.as_deref() == Some(repository) { entry.revision.as_str() } else { "main" };
         let revision = known.commits.get(repository).map_or(pinned, String::as_str);
-        let listing = hub.listing(repository, revision)?;
+        let waits = |because: &Error, time| told(Told::Waits { path: repository, because, time });
+        let listing = hub.listing(repository, revision, &waits)?;
         known.commits.insert(repository.to_owned(), listing.commit.clone());
         listings.insert(repository, listing);
     }
@@ -175,10 +191,8 @@ fn present(dir: &Path, wanted: &Wanted) -> Result<Option<Locked>> {
     Ok((sha256 == *hash).then_some(Locked { size, sha256 }))
 }
 
-/// The name says which content it is a part of, so that nothing is resumed with another revision's rest.
 fn part_of(dir: &Path, wanted: &Wanted) -> PathBuf {
-    let of: String = wanted.sha256.as_ref().unwrap_or(&wanted.commit).chars().take(16).collect();
-    dir.join(format!("{}{PART}{of}", wanted.path))
+    dir.join(catalogue::part_of(&wanted.path, wanted.sha256.as_ref().unwrap_or(&wanted.commit)))
 }
 
 fn still_to_come(dir: &Path, wanted: &Wanted) -> u64 {
@@ -186,13 +200,18 @@ fn still_to_come(dir: &Path, wanted: &Wanted) -> u64 {
     wanted.size.unwrap_or(0).saturating_sub(there)
 }
 
-pub(crate) fn must_fit(dir: &Path, needed: u64, free: Free<'_>) -> Result<()> {
+/// Sizes are what others say, and may be anything.
+pub(super) fn total(sizes: impl Iterator<Item = u64>) -> u64 {
+    sizes.fold(0, u64::saturating_add)
+}
+
+pub(super) fn must_fit(dir: &Path, needed: u64, free: Free<'_>, hint: &str) -> Result<()> {
     match free(dir) {
-        Some(free) if free.get() < needed.saturating_add(MARGIN.get()) && needed > 0 => Err(Error::new(
-            Kind::TooLarge,
-            format!("{} are needed and {free} are free on the disk of {}", ByteSize(needed), dir.display()),
-        )
-        .hint("`vigia models remove` what is not used, or set models.dir to a folder on a larger disk")),
+        Some(free) if free.get() < needed.saturating_add(MARGIN.get()) && needed > 0 => {
+            let (needed, dir) = (ByteSize(needed), dir.display());
+            let told = format!("{needed} are needed, with {MARGIN} to spare, and {free} are free on the disk of {dir}");
+            Err(Error::new(Kind::TooLarge, told).hint(hint))
+        }
         _ => Ok(()),
     }
 }
@@ -239,27 +258,22 @@ fn fetch_one(
     told: &(dyn Fn(Told<'_>) + Sync),
 ) -> Result<Locked> {
     let path = wanted.path.as_str();
-    let (to, part) = (dir.join(path), part_of(dir, wanted));
-    let unwritable = |error| Error::unavailable(format!("{} cannot be written", to.display())).cause(error);
-    if let Some(folder) = to.parent() {
-        fs::create_dir_all(folder).map_err(unwritable)?;
-    }
+    make_folder(dir, path)?;
     told(Told::Begins { path, size: wanted.size });
-    let (size, sha256) = hub.fetch(wanted, &part, &|step| {
+    let (size, sha256) = hub.fetch(wanted, &part_of(dir, wanted), &|step| {
         match step {
             Step::At(bytes) => told(Told::At { path, bytes }),
-            Step::Again(because) => told(Told::Again { path, because }),
+            Step::Waits(because, time) => told(Told::Waits { path, because, time }),
         }
         !stop.load(Ordering::Relaxed)
     })?;
-    fs::rename(&part, &to).map_err(unwritable)?;
     told(Told::Done { path, bytes: size });
     Ok(Locked { size, sha256 })
 }
 
 /// Parts of other revisions have no use once the model is whole.
 fn forget_parts(dir: &Path) -> Result<()> {
-    for path in files_below(dir)?.into_keys().filter(|path| path.contains(PART)) {
+    for path in contents(dir)?.parts {
         let path = dir.join(path);
         let failed = |error| Error::unavailable(format!("{} cannot be removed", path.display())).cause(error);
         fs::remove_file(&path).map_err(failed)?;

@@ -5,12 +5,13 @@ use std::{
     collections::HashMap,
     io::{self, Write},
     sync::Mutex,
+    time::Duration,
 };
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use crate::{
-    base::{ByteSize, lock},
+    base::{ByteSize, lock, printable},
     models::pull::Told,
 };
 
@@ -49,8 +50,22 @@ impl Bars {
                 let bar = self.all.add(bar).with_message((*path).to_owned());
                 lock(&self.by_path).insert((*path).to_owned(), bar);
             }
-            Told::At { path, bytes } => with(path, &|bar| bar.set_position(*bytes)),
-            Told::Again { path, because } => with(path, &|bar| bar.set_message(format!("{path}: again, {because}"))),
+            Told::At { path, bytes } => with(path, &|bar| {
+                bar.set_position(*bytes);
+                if bar.message() != *path {
+                    // It waits no longer.
+                    bar.set_message((*path).to_owned());
+                }
+            }),
+            Told::Waits { path, because, time } => {
+                let message = printable(&format!("{path}: {because}; again in {}", seconds(*time)));
+                if lock(&self.by_path).contains_key(*path) {
+                    with(path, &|bar| bar.set_message(message.clone()));
+                } else {
+                    // What cannot be drawn is not needed.
+                    drop(self.all.println(message));
+                }
+            }
             Told::Done { path, .. } => with(path, &|bar| bar.finish_with_message((*path).to_owned())),
         }
     }
@@ -66,11 +81,19 @@ fn style() -> ProgressStyle {
 fn line(told: &Told<'_>) -> Option<String> {
     match told {
         Told::Plan { files: 0, .. } | Told::Begins { .. } | Told::At { .. } => None,
-        Told::Plan { files: 1, bytes } => Some(format!("one file, {}", ByteSize(*bytes))),
-        Told::Plan { files, bytes } => Some(format!("{files} files, {}", ByteSize(*bytes))),
-        Told::Again { path, because } => Some(format!("{path}: again, {}", because.full())),
+        Told::Plan { files, bytes } => {
+            let files = if *files == 1 { "one file".to_owned() } else { format!("{files} files") };
+            Some(bytes.map_or(files.clone(), |bytes| format!("{files}, {}", ByteSize(bytes))))
+        }
+        Told::Waits { path, because, time } => {
+            Some(printable(&format!("{path}: {}; again in {}", because.full(), seconds(*time))))
+        }
         Told::Done { path, bytes } => Some(format!("{path}: {}", ByteSize(*bytes))),
     }
+}
+
+fn seconds(time: Duration) -> String {
+    format!("{} s", time.as_secs().max(1))
 }
 
 #[cfg(test)]
@@ -83,11 +106,16 @@ mod tests {
         assert_eq!(line(&Told::At { path: "a", bytes: 7 }), None);
         assert_eq!(line(&Told::Done { path: "a", bytes: 2048 }).unwrap(), "a: 2 KiB");
         let because = Error::unavailable("cut").hint("wait");
-        assert_eq!(line(&Told::Again { path: "a", because: &because }).unwrap(), "a: again, cut (wait)");
+        let waits = Told::Waits { path: "a", because: &because, time: Duration::from_secs(4) };
+        assert_eq!(line(&waits).unwrap(), "a: cut (wait); again in 4 s");
+        assert_eq!(line(&Told::Plan { files: 1, bytes: Some(2048) }).unwrap(), "one file, 2 KiB");
+        assert_eq!(line(&Told::Plan { files: 3, bytes: None }).unwrap(), "3 files");
         // Bars on a terminal that is none must not fail either.
         let bars = Progress::new(true);
         bars.tell(&Told::Begins { path: "a", size: Some(9) });
         bars.tell(&Told::At { path: "a", bytes: 7 });
+        bars.tell(&waits);
+        bars.tell(&Told::Waits { path: "owner/name", because: &because, time: Duration::ZERO });
         bars.tell(&Told::Done { path: "a", bytes: 9 });
     }
 }

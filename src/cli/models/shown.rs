@@ -10,7 +10,7 @@ use crate::{
     base::{ByteSize, Error, Result},
     cli::table::{Report, Row, Section, State, columns},
     models::{
-        catalogue::Entry,
+        catalogue::{self, Entry},
         installed::{self, Found, Verdict},
     },
 };
@@ -77,13 +77,21 @@ impl Shelf {
             Some(found) if !found.variants.is_empty() => {
                 Row::new(State::Good, "installed", installed(entry, Some(found)))
             }
-            Some(_) => Row::new(State::Warn, "installed", "in part").hint(format!("vigia models pull {name}")),
+            Some(_) => Row::new(State::Warn, "installed", "in part").hint(how_to_complete(entry, name)),
             None => Row::new(State::Warn, "installed", "no").hint(how_to_get(entry, name)),
         });
         if let Some(found) = &found {
             rows.push(fact("folder", format!("{} ({})", found.dir.display(), ByteSize(found.bytes))));
         }
         Ok(Report::new(vec![Section { title: "Model", rows }]).to_text(false))
+    }
+
+    pub(super) fn entry(&self, name: &str) -> Result<String> {
+        let text = catalogue::built_in(name).map(str::to_owned);
+        text.ok_or_else(|| match self.catalogue.require(name) {
+            Ok(_) => Error::invalid(format!("{name} is an entry of your own")).hint("it is in /etc/vigia/models.d"),
+            Err(error) => error,
+        })
     }
 
     /// What to print, and whether every file is what it was.
@@ -152,8 +160,19 @@ fn installed(entry: Option<&Entry>, found: Option<&Found>) -> String {
     match found {
         None => "no".to_owned(),
         Some(found) if found.variants.is_empty() => "in part".to_owned(),
-        Some(found) if entry.is_some_and(|entry| entry.variants().len() > 1) => found.variants.join(", "),
+        Some(found) if entry.is_some_and(|entry| entry.variants().len() > 1) => {
+            let others = if found.unfinished.is_empty() { "" } else { ", another in part" };
+            found.variants.join(", ") + others
+        }
         Some(_) => "yes".to_owned(),
+    }
+}
+
+/// What is here in part: it is being fetched, or that was cut, or somebody has copied half of it.
+pub(super) fn how_to_complete(entry: Option<&Entry>, name: &str) -> String {
+    match entry {
+        Some(_) => how_to_get(entry, name),
+        None => "copy the rest of it there; a file whose name ends with .part-… is not whole".to_owned(),
     }
 }
 

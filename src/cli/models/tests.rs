@@ -74,7 +74,7 @@ fn a_model_is_listed_fetched_with_its_companion_verified_and_removed() {
     pull(&home, &hub, false).unwrap();
     assert!(home.shelf.verify(&[], false).unwrap().1);
 
-    installed::remove(&home.shelf.models_dir, "tiny").unwrap();
+    installed::remove(&home.shelf.models_dir, "tiny", true).unwrap();
     assert!(row(&home.shelf.list(false).unwrap(), "tiny").ends_with("no"));
 }
 
@@ -120,11 +120,58 @@ fn models_travel_on_a_stick() {
     pull(&here, &hub, true).unwrap();
     let stick = here.dir.path().join("stick.tar");
     let names = ["tiny", "other"].map(str::to_owned);
-    here.shelf.export(&stick, &names).unwrap();
+    let twice = [&names[..], &names[..1]].concat();
+    assert!(here.shelf.export(&stick, &twice).unwrap().contains("holds tiny, other ("));
     assert!(there.shelf.import(&stick, false).unwrap_err().full().contains("--accept-licence"));
     assert_eq!(there.shelf.import(&stick, true).unwrap(), "other is installed\ntiny is installed\n");
     assert!(there.shelf.verify(&[], false).unwrap().1);
     assert!(there.shelf.export(&stick, &["kokoro-82m".to_owned()]).unwrap_err().full().contains("pull kokoro-82m"));
+}
+
+#[test]
+fn a_model_that_is_there_in_part_says_so_everywhere_and_is_not_carried() {
+    let (home, hub) = (home(), hub());
+    // As an earlier version has left it, or somebody's copy that was cut.
+    for (model, graph) in [("other", "x.onnx"), ("mine", "m.onnx")] {
+        let folder = home.shelf.models_dir.join(model);
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("config.json"), "{}").unwrap();
+        fs::write(folder.join(graph), "graph").unwrap();
+        fs::write(folder.join(format!("{graph}_data.part-0123456789abcdef")), "half").unwrap();
+        let list = home.shelf.list(false).unwrap();
+        assert!(row(&list, model).ends_with("in part"), "{list}");
+        let shown = home.shelf.show(model, false).unwrap();
+        assert!(shown.contains("in part"), "{shown}");
+        let (text, right) = home.shelf.verify(&[model.to_owned()], false).unwrap();
+        assert!(!right && text.contains(&format!("missing: {graph}_data")), "{text}");
+        let stick = home.dir.path().join("stick.tar");
+        let error = home.shelf.export(&stick, &[model.to_owned()]).unwrap_err().full();
+        assert!(error.contains("only in part") && !stick.exists(), "{error}");
+    }
+    assert!(home.shelf.show("mine", false).unwrap().contains("copy the rest of it"), "no hub has it");
+    assert!(home.shelf.show("other", false).unwrap().contains("vigia models pull other"));
+    hub.put("o/other", "x.onnx_data", "whole");
+    let pulled = home.shelf.pull(&hub.client(None), &["other".to_owned()], None, false, false);
+    pulled.map_err(|failure| failure.told().0).unwrap();
+    assert!(row(&home.shelf.list(false).unwrap(), "other").ends_with("yes"));
+    assert!(home.shelf.verify(&["other".to_owned()], false).unwrap().0.contains("with nothing to compare with"));
+}
+
+#[test]
+fn an_entry_is_printed_as_it_is_written_and_no_terminal_obeys_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = OTHER.replace("title = \"Other\"", "title = \"\\u001b[31mOther\"").replace("MIT", "\\u001b]0;x\\u0007");
+    fs::write(dir.path().join("other.toml"), text).unwrap();
+    let catalogue = Catalogue::load(Some(dir.path())).unwrap();
+    assert_eq!(catalogue.get("other").unwrap().title, "\x1b[31mOther");
+    let shelf = Shelf { catalogue, places: Vec::new(), models_dir: dir.path().to_owned() };
+    let told = shelf.list(false).unwrap() + &shelf.show("other", false).unwrap();
+    assert!(!told.contains('\x1b') && told.contains("\\u{1b}[31mOther"), "{told:?}");
+
+    let entry = shelf.entry("whisper-base").unwrap();
+    assert!(entry.contains("name = \"whisper-base\"") && entry.contains("[graphs]"), "{entry}");
+    assert!(shelf.entry("other").unwrap_err().full().contains("/etc/vigia/models.d"));
+    assert!(shelf.entry("nobody").unwrap_err().full().contains("vigia models list"));
 }
 
 #[test]

@@ -224,15 +224,11 @@ fn listed(entry: &Entry, variant: Option<&str>, places: &[PathBuf]) -> Result<Fo
         return Err(unsupported(&entry.name));
     }
     let variant = entry.variant(variant)?;
-    let pull = || format!("`vigia models pull {} --variant {variant}` fetches it", entry.name);
-    let Some(found) = installed::find(entry, places)? else {
-        return Err(Error::unavailable(format!("the model {} is not installed", entry.name)).hint(pull()));
+    let found = installed::find(entry, places)?;
+    let is_whole = |found: &installed::Found| found.variants.iter().any(|whole| whole == variant);
+    let Some(found) = found.as_ref().filter(|found| is_whole(found)) else {
+        return Err(installed::missing(entry, variant, found.as_ref()));
     };
-    if !found.variants.iter().any(|whole| whole == variant) {
-        return Err(
-            Error::unavailable(format!("the variant {variant} of {} is not installed", entry.name)).hint(pull())
-        );
-    }
     let graph = |role: &str, prefixes: &[&str]| {
         let path = entry.graph(variant, role).unwrap_or_default();
         let file = Path::new(&path);
@@ -260,7 +256,7 @@ fn listed(entry: &Entry, variant: Option<&str>, places: &[PathBuf]) -> Result<Fo
         is_whole: entry.roles().all(|role| check.graphs.contains_key(role)),
         check,
     });
-    Ok(Found { variant: variant.to_owned(), dir: found.dir, encoder, decoder, appetite, checked })
+    Ok(Found { variant: variant.to_owned(), dir: found.dir.clone(), encoder, decoder, appetite, checked })
 }
 
 /// A folder in the layout of the published exports that no entry of the catalogue describes.
@@ -281,6 +277,11 @@ fn bare(model: &str, variant: Option<&str>, places: &[PathBuf]) -> Result<Found>
     if !encoder.is_file() {
         return Err(Error::unavailable(format!("the model {model} has no {}", encoder.display()))
             .hint("tasks.transcribe.variant says which precision to take: fp32, fp16, q8, q4 …"));
+    }
+    let graphs = ["encoder_model", "decoder_model_merged"].map(|stem| graph.path(stem).display().to_string());
+    if installed::is_in_part(dir, &graphs)? {
+        return Err(Error::unavailable(format!("the model {model} is there only in part"))
+            .hint(format!("copy the rest of it to {}", dir.display())));
     }
     let appetite = Appetite::new(on_disk(dir, &[&graph]), &whisper::memory(dir));
     Ok(Found {
@@ -378,6 +379,8 @@ mod tests {
         assert!(bare("mine", Some("fp16"), &places).err().unwrap().full().contains("encoder_model_fp16.onnx"));
         assert!(bare("mine", Some("fp7"), &places).err().unwrap().full().contains("q4f16"));
         assert!(bare("other", None, &places).err().unwrap().full().contains("vigia models list"));
+        fs::write(dir.path().join("mine/onnx/encoder_model_q4.onnx_data.part-0123456789abcdef"), [0; 9]).unwrap();
+        assert!(bare("mine", Some("q4"), &places).err().unwrap().full().contains("only in part"));
     }
 
     /// A Whisper of one's own whose encoder is a plan.

@@ -166,13 +166,136 @@ fn a_licence_is_asked_for_and_what_the_catalogue_knows_is_enforced() {
         &[("qwen2.5-vl-3b-instruct/f", EntryType::Regular, b"x")],
     );
     assert!(take(&file, &models).unwrap_err().full().contains("--accept-licence"));
+    // What is accepted for an archive that is refused is not accepted.
+    let whole = fs::read(&file).unwrap();
+    fs::write(&file, [&whole[..whole.len() - 1536], &[b'y'; 512][..], &[0; 1024][..]].concat()).unwrap();
+    import(&file, &models, &catalogue(), true, &no_limit).unwrap_err();
+    assert_eq!(fs::read_dir(&models).unwrap().count(), 0);
+    fs::write(&file, whole).unwrap();
+    assert!(take(&file, &models).unwrap_err().full().contains("--accept-licence"));
     import(&file, &models, &catalogue(), true, &no_limit).unwrap();
+    take(&file, &models).unwrap();
     forged(
         &file,
         &list("silero-vad", "silero_vad.onnx", locked(b"x")),
         &[("silero-vad/silero_vad.onnx", EntryType::Regular, b"x")],
     );
-    assert!(take(&file, &models).unwrap_err().full().contains("another silero_vad.onnx"));
+    let error = take(&file, &models).unwrap_err().full();
+    assert!(error.contains("another silero_vad.onnx") && !error.contains("models remove"), "it is not here: {error}");
+    put(&models, "mine/f", "y");
+    let mut lock = Lock::default();
+    lock.files.insert("f".to_owned(), locked(b"y"));
+    lock.write(&models.join("mine")).unwrap();
+    forged(&file, &list("mine", "f", locked(b"x")), &[("mine/f", EntryType::Regular, b"x")]);
+    assert!(take(&file, &models).unwrap_err().full().contains("models remove mine"));
+}
+
+#[test]
+fn a_model_that_is_named_twice_is_carried_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, m) = (dir.path().join("a.tar"), dir.path().join("m"));
+    put(&m, "config.json", "{}");
+    let twice = [Carried { name: "m", dir: &m }, Carried { name: "m", dir: &m }];
+    assert_eq!(export(&file, &twice, &catalogue(), &no_limit).unwrap(), 2);
+    assert_eq!(take(&file, &dir.path().join("models")).unwrap(), ["m"]);
+}
+
+#[test]
+fn what_is_there_in_part_is_not_carried_and_not_taken() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, m, models) = (dir.path().join("a.tar"), dir.path().join("m"), dir.path().join("models"));
+    let part = "m.onnx_data.part-0123456789abcdef";
+    put(&m, "m.onnx", "graph");
+    put(&m, part, "half");
+    export(&file, &[Carried { name: "m", dir: &m }], &catalogue(), &no_limit).unwrap();
+    take(&file, &models).unwrap();
+    assert!(models.join("m/m.onnx").exists() && !models.join("m").join(part).exists());
+    // As an earlier version has carried it.
+    forged(&file, &list("n", part, locked(b"half")), &[(&format!("n/{part}"), EntryType::Regular, b"half")]);
+    let error = take(&file, &models).unwrap_err();
+    assert!(error.full().contains("is a part of a file"), "{}", error.full());
+}
+
+#[test]
+fn links_to_files_are_carried_as_the_files_that_they_lead_to() {
+    let (dir, cache) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (file, m, models) = (dir.path().join("a.tar"), dir.path().join("m"), dir.path().join("models"));
+    put(cache.path(), "blob", "graph");
+    put(&m, "config.json", "{}");
+    std::os::unix::fs::symlink(cache.path().join("blob"), m.join("m.onnx")).unwrap();
+    assert_eq!(export(&file, &[Carried { name: "m", dir: &m }], &catalogue(), &no_limit).unwrap(), 7);
+    take(&file, &models).unwrap();
+    assert!(!models.join("m/m.onnx").is_symlink());
+    assert_eq!(fs::read_to_string(models.join("m/m.onnx")).unwrap(), "graph");
+}
+
+#[test]
+fn a_model_whose_folder_is_on_another_disk_is_replaced_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let Ok(other) = tempfile::tempdir_in("/dev/shm") else { return println!("SKIPPED: no /dev/shm") };
+    let device = |path: &Path| fs::metadata(path).unwrap().dev();
+    if device(dir.path()) == device(other.path()) {
+        return println!("SKIPPED: /dev/shm is on the same disk");
+    }
+    let (file, models) = (dir.path().join("a.tar"), dir.path().join("models"));
+    put(other.path(), "f", "old");
+    fs::create_dir(&models).unwrap();
+    std::os::unix::fs::symlink(other.path(), models.join("linked")).unwrap();
+    let lock = |files: &[(&str, &[u8])]| Lock {
+        files: files.iter().map(|(path, content)| ((*path).to_owned(), locked(content))).collect(),
+        ..Lock::default()
+    };
+    let manifest = Manifest {
+        format: FORMAT,
+        models: BTreeMap::from([
+            ("linked".to_owned(), lock(&[("f", b"new"), ("onnx/m.onnx", b"graph")])),
+            ("beside".to_owned(), lock(&[("f", b"x")])),
+        ]),
+    };
+    let members: [Member<'_>; 3] = [
+        ("beside/f", EntryType::Regular, b"x"),
+        ("linked/f", EntryType::Regular, b"new"),
+        ("linked/onnx/m.onnx", EntryType::Regular, b"graph"),
+    ];
+    forged(&file, &manifest, &members[..2]);
+    assert!(take(&file, &models).unwrap_err().full().contains("the archive was cut"));
+    assert!(!models.join("beside").exists() && fs::read_to_string(other.path().join("f")).unwrap() == "old");
+    forged(&file, &manifest, &members);
+    // Room is looked for where the model will be.
+    let full = |folder: &Path| Some(if folder.ends_with("linked") { ByteSize::mib(1) } else { ByteSize::mib(999) });
+    assert_eq!(import(&file, &models, &catalogue(), false, &full).unwrap_err().kind(), Kind::TooLarge);
+    take(&file, &models).unwrap();
+    assert_eq!(fs::read_to_string(other.path().join("onnx/m.onnx")).unwrap(), "graph");
+    assert_eq!(fs::read_to_string(other.path().join("f")).unwrap(), "new");
+    assert!(!other.path().join(STAGING).exists() && models.join("linked").is_symlink());
+}
+
+#[test]
+fn an_archive_that_is_cut_or_broken_says_so_without_its_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, models) = (dir.path().join("a.tar"), dir.path().join("models"));
+    forged(&file, &list("m", "f", locked(&[b'x'; 2000])), &[("m/f", EntryType::Regular, &[b'x'; 2000])]);
+    let whole = fs::read(&file).unwrap();
+    fs::write(&file, &whole[..whole.len() - 1024 - 1500]).unwrap();
+    let error = take(&file, &models).unwrap_err().full();
+    assert!(error.contains("it was cut within m/f"), "{error}");
+    let begin = whole.len() - 1024 - 2048 - 512;
+    fs::write(&file, [&whole[..begin], &[0x1b; 512][..]].concat()).unwrap();
+    let error = take(&file, &models).unwrap_err().full();
+    assert!(error.contains("it was cut, or is broken") && !error.contains('\x1b'), "{error:?}");
+}
+
+#[test]
+fn an_archive_of_nothing_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("a.tar");
+    let none = Manifest { format: FORMAT, models: BTreeMap::new() };
+    let hollow = Manifest { format: FORMAT, models: BTreeMap::from([("m".to_owned(), Lock::default())]) };
+    for (manifest, words) in [(none, "it holds no model"), (hollow, "it has no file of m")] {
+        forged(&file, &manifest, &[]);
+        let error = take(&file, &dir.path().join("models")).unwrap_err();
+        assert!(error.kind() == Kind::Invalid && error.full().contains(words), "{}", error.full());
+    }
 }
 
 #[test]
@@ -223,7 +346,12 @@ fn what_cannot_be_written_is_said_and_leaves_no_half() {
     let error = export(&dir.path().join("absent/a.tar"), &carried, &catalogue(), &no_limit).unwrap_err();
     assert!(error.full().contains("cannot be written"), "{}", error.full());
     let little = |_: &Path| Some(ByteSize::mib(1));
-    assert_eq!(export(&file, &carried, &catalogue(), &little).unwrap_err().kind(), Kind::TooLarge);
+    let error = export(&file, &carried, &catalogue(), &little).unwrap_err();
+    assert!(
+        error.kind() == Kind::TooLarge && error.full().contains("name a file on a larger disk"),
+        "{}",
+        error.full()
+    );
     let mut lock = Lock::default();
     lock.files.insert("gone.bin".to_owned(), locked(b"x"));
     lock.write(&m).unwrap();

@@ -6,7 +6,7 @@ use super::*;
 use crate::models::{
     catalogue::Catalogue,
     fake_hub::{COMMIT, FakeHub, Fault},
-    installed::{Verdict, find, verify},
+    installed::{Verdict, files_below, find, verify},
 };
 
 const REPOSITORY: &str = "owner/tiny";
@@ -106,7 +106,76 @@ fn what_came_before_patience_ended_is_there_the_next_time() {
     place.pull(&hub).unwrap();
     assert_eq!(hub.seen(WEIGHTS)[0].headers["range"], "bytes=3000-");
     assert_eq!(fs::read(place.dir().join(WEIGHTS)).unwrap(), weights());
-    assert!(!place.files().iter().any(|path| path.contains(PART)));
+    assert!(contents(&place.dir()).unwrap().parts.is_empty());
+}
+
+#[test]
+fn nothing_has_its_name_before_all_of_it_is_there() {
+    let (hub, place) = (hub(None), Place::new());
+    // Long enough for all others to come meanwhile.
+    let faults = [Fault::Silence(Duration::from_secs(3)), Fault::Status(500, &[]), Fault::Status(500, &[])];
+    hub.fail("onnx/model_q4.onnx_data", faults);
+    place.pull(&hub).unwrap_err();
+    assert!(place.files().is_empty(), "{:?}", place.files());
+    let found = find(&entry(""), &[place.0.path().to_owned()]).unwrap().unwrap();
+    assert!(found.variants.is_empty() && !found.unfinished.is_empty() && found.bytes > 0, "{found:?}");
+    let verdicts = verify(Some(&entry("")), &place.dir()).unwrap();
+    assert!(verdicts.values().all(|verdict| *verdict == Verdict::Missing), "{verdicts:?}");
+
+    // What came whole does not come again.
+    hub.forget();
+    let whole = weights().len() + "{}".len() + "{\"t\":1}".len() + "beside".len();
+    assert_eq!(place.pull(&hub).unwrap(), Pulled { files: 4, bytes: whole as u64 });
+    assert!(hub.seen("tokenizer.json").is_empty() && hub.seen(WEIGHTS).is_empty());
+    assert_eq!(find(&entry(""), &[place.0.path().to_owned()]).unwrap().unwrap().variants, ["q4"]);
+}
+
+/// The moves at the end may be ended too, as by a power cut: no graph is there before what it needs.
+#[test]
+fn a_pull_that_ends_among_its_moves_goes_on() {
+    let (hub, place) = (hub(None), Place::new());
+    fs::create_dir_all(place.dir().join("onnx/model_q4.onnx_data/in the way")).unwrap();
+    let error = place.pull(&hub).unwrap_err();
+    assert!(error.full().contains("model_q4.onnx_data cannot be written"), "{}", error.full());
+    fs::remove_dir_all(place.dir().join("onnx/model_q4.onnx_data")).unwrap();
+    place.pull(&hub).unwrap();
+    // As if it had been killed before the last of them.
+    let graph = place.dir().join(WEIGHTS);
+    let hash = Lock::read(&place.dir()).unwrap().unwrap().files[WEIGHTS].sha256.clone();
+    fs::rename(&graph, place.dir().join(catalogue::part_of(WEIGHTS, &hash))).unwrap();
+    let found = find(&entry(""), &[place.0.path().to_owned()]).unwrap().unwrap();
+    assert!(found.variants.is_empty() && !found.unfinished.is_empty(), "{found:?}");
+    hub.forget();
+    place.pull(&hub).unwrap();
+    assert!(hub.seen(WEIGHTS).is_empty(), "it was whole");
+    assert_eq!(fs::read(graph).unwrap(), weights());
+}
+
+#[test]
+fn a_folder_of_links_is_completed_and_what_they_lead_to_stays() {
+    let (hub, place, cache) = (hub(None), Place::new(), tempfile::tempdir().unwrap());
+    for (blob, path) in [("right", "tokenizer.json"), ("wrong", "config.json")] {
+        fs::write(cache.path().join(blob), if blob == "right" { "{\"t\":1}" } else { "[]" }).unwrap();
+        fs::create_dir_all(place.dir()).unwrap();
+        std::os::unix::fs::symlink(cache.path().join(blob), place.dir().join(path)).unwrap();
+    }
+    place.pull(&hub).unwrap();
+    assert!(hub.seen("tokenizer.json").is_empty() && place.dir().join("tokenizer.json").is_symlink());
+    assert_eq!(fs::read_to_string(place.dir().join("config.json")).unwrap(), "{}");
+    assert_eq!(fs::read_to_string(cache.path().join("wrong")).unwrap(), "[]");
+
+    // Neither through a folder nor through a part that is a link.
+    let (hub, place) = (self::hub(None), Place::new());
+    fs::create_dir_all(place.dir()).unwrap();
+    std::os::unix::fs::symlink(cache.path(), place.dir().join("onnx")).unwrap();
+    assert!(place.pull(&hub).unwrap_err().full().contains("onnx is a link"));
+    let (place, mut digest) = (Place::new(), Digest::default());
+    digest.add(b"{}");
+    fs::create_dir_all(place.dir()).unwrap();
+    let part = place.dir().join(catalogue::part_of("config.json", &digest.sha256()));
+    std::os::unix::fs::symlink(cache.path().join("wrong"), &part).unwrap();
+    place.pull(&hub).unwrap();
+    assert_eq!(fs::read_to_string(cache.path().join("wrong")).unwrap(), "[]");
 }
 
 #[test]
@@ -196,7 +265,9 @@ fn what_is_not_there_is_said_with_what_is() {
     assert!(error.full().contains("owner/tiny"), "{}", error.full());
     // Listed and then gone.
     hub.fail(WEIGHTS, [Fault::Status(404, &[])]);
-    assert_eq!(place.pull(&hub).unwrap_err().kind(), Kind::NotFound);
+    let error = place.pull(&hub).unwrap_err();
+    assert_eq!(error.kind(), Kind::NotFound);
+    assert!(error.full().contains("onnx/model_q4.onnx of owner/tiny is not on the hub"), "{}", error.full());
 }
 
 #[test]
@@ -259,7 +330,34 @@ fn a_model_that_does_not_fit_the_disk_is_not_begun() {
     let little = |_: &Path| Some(ByteSize::mib(65));
     let error = pull(&hub.client(None), &entry(""), "q4", place.0.path(), &little, &|_| ()).unwrap_err();
     assert!(error.kind() == Kind::TooLarge && error.full().contains("65 MiB are free"), "{}", error.full());
+    assert!(error.full().contains("with 64 MiB to spare") && error.full().contains("models.dir"), "{}", error.full());
     assert!(place.files().is_empty() && hub.seen(WEIGHTS).is_empty());
+
+    // Sizes that together are more than there are numbers for.
+    let listed = |path: &str| format!("{{\"rfilename\": \"{path}\", \"size\": {}}}", u64::MAX);
+    let siblings = ["config.json", WEIGHTS].map(listed).join(", ");
+    let listing = format!("{{\"sha\": \"{COMMIT}\", \"siblings\": [{siblings}]}}");
+    hub.fail("?blobs=true", [Fault::Says(listing.leak())]);
+    let error = pull(&hub.client(None), &entry(""), "q4", place.0.path(), &little, &|_| ()).unwrap_err();
+    assert!(error.kind() == Kind::TooLarge && hub.seen(WEIGHTS).is_empty(), "{}", error.full());
+}
+
+#[test]
+fn what_is_said_to_have_come_is_what_is_there_though_the_hub_tells_no_sizes() {
+    let (hub, place) = (hub(None), Place::new());
+    let listed = |path: &str| format!("{{\"rfilename\": \"{path}\"}}");
+    let siblings = ["config.json", WEIGHTS].map(listed).join(", ");
+    let listing = format!("{{\"sha\": \"{COMMIT}\", \"siblings\": [{siblings}]}}");
+    hub.fail("?blobs=true", [Fault::Says(listing.leak())]);
+    let plan = Mutex::new(None);
+    let told = |told: Told<'_>| {
+        if let Told::Plan { files, bytes } = told {
+            *lock(&plan) = Some((files, bytes));
+        }
+    };
+    let pulled = pull(&hub.client(None), &entry(""), "q4", place.0.path(), &|_| None, &told).unwrap();
+    assert_eq!(pulled, Pulled { files: 2, bytes: weights().len() as u64 + 2 });
+    assert_eq!(*lock(&plan), Some((2, None)));
 }
 
 #[test]
@@ -290,7 +388,7 @@ fn a_model_on_no_hub_says_how_it_comes() {
 }
 
 #[test]
-fn progress_names_every_file_and_every_new_try() {
+fn progress_names_every_file_and_every_pause() {
     let (hub, place) = (hub(None), Place::new());
     hub.fail(WEIGHTS, [Fault::Cut(10)]);
     let said = Mutex::new(Vec::new());
@@ -298,7 +396,7 @@ fn progress_names_every_file_and_every_new_try() {
         lock(&said).push(match told {
             Told::Plan { files, .. } => format!("plan {files}"),
             Told::Done { path, .. } => format!("done {path}"),
-            Told::Again { path, .. } => format!("again {path}"),
+            Told::Waits { path, because, time } => format!("{path} waits {time:?}: {because}"),
             Told::Begins { .. } | Told::At { .. } => return,
         });
     };
@@ -306,7 +404,22 @@ fn progress_names_every_file_and_every_new_try() {
     let mut said = said.into_inner().unwrap();
     said.sort();
     let done = ["config.json", WEIGHTS, "onnx/model_q4.onnx_data", "tokenizer.json"].map(|path| format!("done {path}"));
-    assert_eq!(said, [vec![format!("again {WEIGHTS}")], done.to_vec(), vec!["plan 4".to_owned()]].concat());
+    let waits = format!("{WEIGHTS} waits 5ms: {WEIGHTS} was cut at 10 bytes");
+    assert_eq!(said, [done.to_vec(), vec![waits, "plan 4".to_owned()]].concat());
+}
+
+#[test]
+fn whoever_waits_for_the_list_of_files_is_told_too() {
+    let (hub, place) = (hub(None), Place::new());
+    hub.fail("?blobs=true", [Fault::Status(429, &["Retry-After: 0"])]);
+    let said = Mutex::new(Vec::new());
+    let told = |told: Told<'_>| {
+        if let Told::Waits { path, because, .. } = told {
+            lock(&said).push(format!("{path}: {because}"));
+        }
+    };
+    pull(&hub.client(None), &entry(""), "q4", place.0.path(), &|_| None, &told).unwrap();
+    assert_eq!(*lock(&said), ["owner/tiny: the hub answers 429 Too Many Requests for owner/tiny"]);
 }
 
 #[test]
@@ -352,7 +465,7 @@ mod full_disk {
         let Some(told) = std::env::var_os(HELPER) else { return };
         let (endpoint, folder) = told.to_str().unwrap().split_once(' ').unwrap();
         let patience = crate::models::hub::Patience::default();
-        let client = Hub::new(endpoint, None, patience).unwrap();
+        let client = Hub::new(endpoint, crate::models::hub::Access::default(), patience).unwrap();
         let error = pull(&client, &entry(""), "q4", Path::new(folder), &|_| None, &|_| ()).unwrap_err();
         println!("TOLD {:?} {}", error.kind(), error.full());
     }
