@@ -38,6 +38,7 @@ use crate::{
     models::{
         Ledger, ModelState,
         catalogue::{self, Catalogue},
+        installed,
     },
     runtime::{self, Runtime},
     settings::{Provider, Settings},
@@ -97,6 +98,8 @@ struct Inner {
     elsewhere: sync::Mutex<BTreeMap<Task, Loaded>>,
     /// Why a task that is installed does not run, until it does.
     failures: Mutex<BTreeMap<Task, String>>,
+    /// The files that it failed with.
+    failed_with: Mutex<BTreeMap<Task, Files>>,
     shortages: Mutex<Shortages>,
 }
 
@@ -122,6 +125,7 @@ impl Registry {
             remotes,
             elsewhere: sync::Mutex::default(),
             failures: Mutex::default(),
+            failed_with: Mutex::default(),
             shortages: Mutex::default(),
         }))
     }
@@ -301,6 +305,22 @@ impl Registry {
         }
     }
 
+    /// Why a task does not run, or not as it should. A failure counts for the files that it was met with: with others it
+    /// is not known whether the task runs.
+    fn failure(&self, task: Task) -> Option<String> {
+        let reason = lock(&self.0.failures).get(&task).cloned()?;
+        let with = lock(&self.0.failed_with).get(&task).cloned();
+        if reason.starts_with(INSTEAD) || with.is_none_or(|with| with == self.files_of(task)) {
+            return Some(reason);
+        }
+        lock(&self.0.failures).remove(&task);
+        None
+    }
+
+    fn files_of(&self, task: Task) -> Files {
+        installed::stamp(&self.0.places.models, self.0.settings.model_for(task)?)
+    }
+
     fn remember<T>(&self, task: Task, loaded: &Result<T>) {
         let mut failures = lock(&self.0.failures);
         match loaded {
@@ -309,6 +329,7 @@ impl Registry {
             // Whoever waited too long or left says nothing of the engine.
             Err(error) if matches!(error.kind(), Kind::Busy | Kind::Timeout | Kind::Cancelled) => {}
             Err(error) => {
+                lock(&self.0.failed_with).insert(task, self.files_of(task));
                 if failures.insert(task, error.full()).as_ref() != Some(&error.full()) {
                     log::warn!(task = task.name(); "{}", error.full());
                 }
@@ -316,6 +337,9 @@ impl Registry {
         }
     }
 }
+
+/// As `installed::stamp` tells them.
+type Files = Option<BTreeMap<String, (u64, std::time::SystemTime)>>;
 
 /// How the reason begins when a task runs elsewhere, or in another variant, than the settings want it first.
 const INSTEAD: &str = "runs ";

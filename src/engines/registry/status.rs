@@ -68,7 +68,7 @@ impl Registry {
     }
 
     fn status(&self, task: Task, ledgers: &[Ledger]) -> TaskStatus {
-        let failure = lock(&self.0.failures).get(&task).cloned();
+        let failure = self.failure(task);
         let model = self.0.settings.model_for(task).map(str::to_owned);
         let mut status = TaskStatus {
             task,

@@ -247,6 +247,33 @@ async fn what_leads_nowhere_is_said_with_what_to_set() {
 }
 
 #[tokio::test]
+async fn a_failure_is_forgotten_when_the_files_that_it_was_met_with_have_changed() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("mine/onnx");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(dir.path().join("mine/config.json"), r#"{"model_type":"whisper"}"#).unwrap();
+    for graph in ["encoder_model.onnx", "decoder_model_merged.onnx"] {
+        std::fs::write(folder.join(graph), "half").unwrap();
+    }
+    let sets = ["tasks.transcribe.model=mine", "store.dir=/nowhere/vigia-test", "providers.order=[\"cpu\"]"];
+    let sets = sets.iter().map(|it| (*it).to_owned()).collect();
+    let settings = load(&Sources { sets, ..Sources::default() }).unwrap().settings;
+    // No library, so that whatever is loaded fails.
+    let library = vec![dir.path().join("mine/config.json")];
+    let models = vec![dir.path().to_owned()];
+    let registry = Registry::new(&settings, Places { models, library, own_entries: None, hosting: Hosting::Threads });
+    registry.begin(&with_card(8 << 30));
+    registry.hire::<Asr>(Live).await.err().unwrap();
+    let failed = transcription(&registry);
+    assert!(failed.state == TaskState::Unavailable && failed.reason.is_some(), "{failed:?}");
+    assert_eq!(transcription(&registry), failed, "as long as nothing has changed");
+    std::fs::write(folder.join("encoder_model.onnx"), "the whole of it").unwrap();
+    let status = transcription(&registry);
+    assert_eq!((status.state, status.reason), (TaskState::Cold, None));
+    registry.close().await;
+}
+
+#[tokio::test]
 async fn a_machine_without_a_card_is_told_before_anybody_speaks() {
     let facts = Facts { memory_kind: MemoryKind::None, gpus: Vec::new(), ..with_card(0) };
     for provider in ["cuda", "nvrtx", "tensorrt"] {
