@@ -137,11 +137,10 @@ impl<'a> Stock<'a> {
 
     pub(super) fn transcriber(&self, model: &str) -> Result<Serving> {
         let variants = self.settings.variants_for(Task::Transcribe);
-        let mut others = variants.iter().skip(1);
-        let serving = self.transcriber_in(model, variants.first().copied())?;
+        let first = self.transcriber_in(model, variants.first().copied());
         // A name that is none would be noticed only when memory is short.
-        others.try_for_each(|variant| self.knows(model, variant))?;
-        Ok(serving)
+        let known = || variants.iter().skip(1).try_for_each(|variant| self.knows(model, variant));
+        first.and_then(|serving| known().map(|()| serving)).map_err(of_settings)
     }
 
     pub(super) fn transcriber_in(&self, model: &str, variant: Option<&str>) -> Result<Serving> {
@@ -292,6 +291,15 @@ fn bare(model: &str, variant: Option<&str>, places: &[PathBuf]) -> Result<Found>
         appetite,
         checked: None,
     })
+}
+
+/// Whoever asks for a transcript has not written the settings.
+fn of_settings(error: Error) -> Error {
+    if error.kind() != Kind::Invalid {
+        return error;
+    }
+    let hint = error.hint_text().unwrap_or("see the model's variants");
+    Error::unavailable(error.message()).hint(format!("tasks.transcribe.variant: {hint}"))
 }
 
 fn below(places: &[PathBuf], model: &str) -> Vec<PathBuf> {

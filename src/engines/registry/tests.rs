@@ -247,6 +247,16 @@ async fn what_leads_nowhere_is_said_with_what_to_set() {
 }
 
 #[tokio::test]
+async fn a_variant_of_the_settings_that_does_not_exist_is_no_fault_of_who_asks() {
+    for model in ["whisper-base", "test-large"] {
+        let registry = registry(&[&format!("tasks.transcribe.model={model}"), "tasks.transcribe.variant=fp7"], None);
+        let error = registry.hire::<Asr>(Live).await.err().unwrap();
+        assert_eq!(error.kind(), Kind::Unavailable, "{}", error.full());
+        assert!(error.full().contains("fp7") && error.full().contains("tasks.transcribe.variant"), "{}", error.full());
+    }
+}
+
+#[tokio::test]
 async fn a_failure_is_forgotten_when_the_files_that_it_was_met_with_have_changed() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("mine/onnx");
