@@ -2,7 +2,7 @@
 //! time and a tick, a cross, or a dash where this box has nothing installed for it.
 
 use std::{
-    net::SocketAddr,
+    net::{SocketAddr, ToSocketAddrs},
     time::{Duration, Instant},
 };
 
@@ -46,8 +46,12 @@ pub(super) fn run(args: Args) -> Outcome {
 }
 
 pub(super) fn address_of(url: &str) -> Result<SocketAddr> {
-    let bare = url.trim_start_matches("http://").trim_end_matches('/');
-    bare.parse().map_err(|_| Error::invalid(format!("{url} is not http://ADDRESS:PORT")))
+    let bare = url.strip_prefix("http://").unwrap_or(url).trim_end_matches('/');
+    let wrong = || Error::invalid(format!("{url} is not http://ADDRESS:PORT"));
+    let mut found: Vec<SocketAddr> = bare.to_socket_addrs().map_err(|error| wrong().cause(error))?.collect();
+    // A name may stand for both, and a daemon listens on the older one unless it is told otherwise.
+    found.sort_by_key(SocketAddr::is_ipv6);
+    found.first().copied().ok_or_else(wrong)
 }
 
 /// Prints each stage as it is done.
@@ -248,6 +252,8 @@ mod tests {
     #[test]
     fn an_url_is_an_address_with_a_port() {
         assert_eq!(address_of("http://127.0.0.1:8090/").unwrap(), "127.0.0.1:8090".parse().unwrap());
+        assert_eq!(address_of("http://localhost:8090").unwrap(), "127.0.0.1:8090".parse().unwrap());
+        assert_eq!(address_of("[::1]:8090").unwrap(), "[::1]:8090".parse().unwrap());
         assert!(address_of("localhost").unwrap_err().message().contains("http://ADDRESS:PORT"));
     }
 }
