@@ -26,7 +26,7 @@ use crate::{
             line::{Line, Stop, Watch},
             seen::About,
             server::Server,
-            trouble::{Refusal, Trouble, back_off},
+            trouble::{Declined, Trouble, back_off},
         },
     },
 };
@@ -109,10 +109,12 @@ impl Link {
         let pass = self.server.admit(self.about)?;
         let mut patience = PATIENCE;
         for tries in 0.. {
-            let mut delivered = false;
+            let (mut delivered, mut listened) = (false, Duration::ZERO);
             let outcome = self.send(request).and_then(|mut answer| {
+                let began = Instant::now();
                 let taken = take(&mut answer);
                 delivered = answer.delivered;
+                listened = began.elapsed().saturating_sub(answer.awaited);
                 taken
             });
             let trouble = match outcome {
@@ -139,6 +141,9 @@ impl Link {
                 }
             }
             let stop = self.watch.stop();
+            if stop == Some(Stop::Late) && listened > self.server.settings.timeout() / 2 {
+                return Err(self.listened_slowly());
+            }
             let trouble = self.stopped(trouble, stop);
             match stop {
                 // The pass is dropped without a word: this says nothing of the server.
@@ -149,6 +154,13 @@ impl Link {
             return Err(trouble.error);
         }
         Err(Error::internal("a remote was asked without an end"))
+    }
+
+    /// Whoever takes the answer took most of the time: that says nothing of the server either.
+    fn listened_slowly(&self) -> Error {
+        let Server { name, .. } = &*self.server;
+        Error::new(Kind::Timeout, format!("what the remote {name} answers is taken too slowly"))
+            .hint(format!("take it faster, or see remotes.{name}.timeout_secs"))
     }
 
     /// The jobs of this link's task do not go, as the answer to a question has shown.
@@ -212,7 +224,9 @@ impl Link {
         }
         let (head, body) = response.into_parts();
         let left = self.server.settings.max_answer.get();
-        Ok(Answer { server: &self.server, headers: head.headers, body: body.into_reader(), left, delivered: false })
+        let body = body.into_reader();
+        let awaited = Duration::ZERO;
+        Ok(Answer { server: &self.server, headers: head.headers, body, left, awaited, delivered: false })
     }
 
     fn refused(&self, mut response: Response<Body>) -> Trouble {
@@ -226,7 +240,7 @@ impl Link {
             body.clear();
         }
         let location = text_of(response.headers(), header::LOCATION.as_str());
-        self.server.refused(&Refusal { status: response.status(), retry_after, location, body: &body })
+        self.server.refused(&Declined { status: response.status(), retry_after, location, body: &body })
     }
 }
 
@@ -236,6 +250,8 @@ pub(super) struct Answer<'a> {
     headers: HeaderMap,
     body: BodyReader<'static>,
     left: u64,
+    /// How long it was waited for.
+    awaited: Duration,
     delivered: bool,
 }
 
@@ -257,7 +273,10 @@ impl Answer<'_> {
 
     /// Zero at the end.
     pub(super) fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Trouble> {
-        let count = self.body.read(buffer).map_err(|error| self.server.cut(error))?;
+        let began = Instant::now();
+        let read = self.body.read(buffer);
+        self.awaited += began.elapsed();
+        let count = read.map_err(|error| self.server.cut(error))?;
         self.left = self.left.checked_sub(count as u64).ok_or_else(|| self.server.too_long())?;
         Ok(count)
     }

@@ -57,7 +57,7 @@ impl Trouble {
 }
 
 /// An answer whose status is not one of success.
-pub(super) struct Refusal<'a> {
+pub(super) struct Declined<'a> {
     pub(super) status: StatusCode,
     pub(super) retry_after: Option<Duration>,
     /// Where it says that the answer is.
@@ -140,9 +140,9 @@ impl Server {
         )
     }
 
-    pub(super) fn refused(&self, refusal: &Refusal<'_>) -> Trouble {
+    pub(super) fn refused(&self, refusal: &Declined<'_>) -> Trouble {
         let Server { name, url, .. } = self;
-        let Refusal { status, body, location, .. } = *refusal;
+        let Declined { status, body, location, .. } = *refusal;
         let pause = refusal.retry_after.map(|time| time.min(LONGEST_REST));
         let words = self.words(body);
         let says = |what: &str| match &words {

@@ -129,7 +129,8 @@ impl Model {
     fn find<'a>(&self, tensors: &'a [Tensor], key: &str, name: &str) -> Result<&'a Tensor> {
         tensors.iter().find(|tensor| tensor.name == name).ok_or_else(|| {
             let known: Vec<&str> = tensors.iter().take(8).map(|tensor| tensor.name.as_str()).collect();
-            self.other(&format!("{} has no tensor {name}; it has {}", self.name, known.join(", ")), key)
+            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            self.other(&format!("{} has no tensor {name}; it has {known}", self.name), key)
         })
     }
 

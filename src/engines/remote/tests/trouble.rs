@@ -53,6 +53,20 @@ fn a_slow_server_is_left_when_the_time_is_over() {
 }
 
 #[test]
+fn who_listens_slowly_is_not_held_against_the_server() {
+    let fake = Fake::start([Act::Hold { kind: "text/event-stream", body: delta("a").into() }]);
+    let remote = fake.remote_with(|settings| (settings.timeout_secs, settings.breaker_failures) = (1, 1));
+    let mut chatter = remote.chatter("qwen").unwrap();
+    let mut slow = |_| std::thread::sleep(Duration::from_millis(1100));
+    let error = chatter.chat(&chat_ask(), &mut slow, &Cancel::default()).unwrap_err();
+    assert_eq!(error.kind(), Kind::Timeout);
+    assert!(error.message().contains("taken too slowly"), "{}", error.full());
+    assert_eq!((remote.trouble(Task::Chat), fake.seen().len()), (None, 1));
+    fake.play([hola()]);
+    assert_eq!(chat(&remote).0.unwrap().text, "hola");
+}
+
+#[test]
 fn a_cut_answer_is_asked_for_again_only_while_nothing_was_delivered() {
     let fake = Fake::start([Act::Cut { kind: "text/event-stream", body: Vec::new() }, hola()]);
     assert_eq!(chat(&fake.remote()).0.unwrap().text, "hola");
