@@ -206,10 +206,14 @@ fn bad(name: &str, error: &Error) -> Row {
 }
 
 fn models(settings: &Settings, places: Places, facts: &Facts) -> Section {
-    let row = |status: TaskStatus| match (status.model, status.reason) {
-        (None, _) => Row::new(State::Info, status.task.name(), "off"),
-        (Some(model), None) => Row::new(State::Good, status.task.name(), model),
-        (Some(model), Some(reason)) => Row::new(State::Warn, status.task.name(), model).hint(reason),
+    let row = |TaskStatus { task, model, reason, .. }: TaskStatus| {
+        let server = settings.remote_for(task).map(|(server, _)| format!(", by the server {server}"));
+        let served = model.map(|model| format!("{model}{}", server.unwrap_or_default()));
+        match (served, reason) {
+            (None, _) => Row::new(State::Info, task.name(), "off"),
+            (Some(served), None) => Row::new(State::Good, task.name(), served),
+            (Some(served), Some(reason)) => Row::new(State::Warn, task.name(), served).hint(reason),
+        }
     };
     let mut rows = vec![Row::new(State::Info, "folder", settings.models_dir().display().to_string())];
     let registry = Registry::new(settings, places);
@@ -342,6 +346,7 @@ mod tests {
         let chat = row(&report, "Models", "chat");
         assert!(chat.state == State::Warn && chat.value == "somebody" && chat.hint.is_some(), "{chat:?}");
         let speak = row(&report, "Models", "speak");
+        assert_eq!(speak.value, "kokoro, by the server box");
         assert!(speak.state == State::Warn && speak.hint.as_ref().unwrap().contains("cannot be reached"), "{speak:?}");
         let library = row(&report, "ONNX Runtime", "library");
         assert!(library.state == State::Bad && library.hint.is_some(), "{library:?}");

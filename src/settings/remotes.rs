@@ -211,7 +211,9 @@ pub(super) fn relations(settings: &Settings) -> Vec<(Vec<String>, String)> {
         } else if !settings.remotes.contains_key(&choice.remote) {
             let known: Vec<&str> = settings.remotes.keys().map(String::as_str).collect();
             let known = if known.is_empty() { "there is none yet".to_owned() } else { known.join(", ") };
-            problems.push((vec![key], format!("there is no [{SECTION}{}]; known: {known}", choice.remote)));
+            // A table whose address is at fault is none, and that is told already.
+            let keys = vec![key, format!("{SECTION}{}.url", choice.remote)];
+            problems.push((keys, format!("there is no [{SECTION}{}]; known: {known}", choice.remote)));
         } else if choice.model.is_empty() {
             problems.push((
                 vec![format!("tasks.{task}.model"), key],
@@ -264,6 +266,7 @@ mod tests {
                 "write it without its end, `/v1`: that is added; found \"http://box:81/v1\"",
             ),
             (&["remotes.a.url=http://u:secretpw@box"], "found \"http://…@box\""),
+            (&["remotes.a.url=box", "tasks.chat.remote=a", "tasks.chat.model=m"], "remotes.a.url (--set): expected an"),
             (&["remotes.a.url=http://8.8.8.8"], "remotes.a.url (--set): http://8.8.8.8 is beyond this network"),
             (&["remotes.a.url=https://box", "remotes.a.retries=11"], "expected 0 to 10, found 11"),
             (&["remotes.a.url=https://box", "remotes.a.protocol=grpc"], "expected one of \"openai\", \"kserve\""),

@@ -85,7 +85,11 @@ impl Server {
             )
             .unreached();
         }
-        let cause = self.clean(&error.to_string());
+        let cause = match &error {
+            // Ours says it all.
+            ureq::Error::Other(cause) => self.clean(&cause.to_string()),
+            error => self.clean(&error.to_string()),
+        };
         let mistrusted = match &error {
             ureq::Error::Tls(_) | ureq::Error::Rustls(_) | ureq::Error::Pem(_) => true,
             ureq::Error::Io(error) => error.kind() == std::io::ErrorKind::InvalidData,
@@ -182,6 +186,7 @@ impl Server {
             status if status.is_server_error() || status == StatusCode::REQUEST_TIMEOUT => {
                 let passes = status != StatusCode::NOT_IMPLEMENTED;
                 let error = Error::unavailable(says("is not well"));
+                // Not as a hint: those are what makes a failure news to the log.
                 let error = pause.into_iter().fold(error, Error::retry_after);
                 Trouble { passes, pause, ..Trouble::passing(error) }
             }
