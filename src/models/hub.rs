@@ -45,6 +45,8 @@ const MAX_LISTING_BYTES: u64 = 32 << 20;
 const MAX_UNKNOWN_BYTES: u64 = 1 << 30;
 /// A try that brought this much was a good one, and the next may fail as often as the first.
 const PROGRESS_BYTES: u64 = 1 << 20;
+const MISTRUST: &str = "SSL_CERT_FILE names a PEM file with certificates of your own; something between here and the \
+                        hub may also have put its own in place";
 const IN_A_PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b'/');
 
 /// How long the hub is waited for, and how often it is asked again.
@@ -301,8 +303,11 @@ impl Hub {
             }
             let place = || masked(origin(&address).unwrap_or(&self.endpoint.address));
             let response = request.call().map_err(|error| {
-                let passes = !is_mistrust(&error);
-                Trouble { passes, ..Trouble::passing(unreachable(&place()).cause(error)) }
+                if is_mistrust(&error) {
+                    let told = format!("{} cannot prove who it is", place());
+                    return Trouble::lasting(Error::unavailable(told).cause(error).hint(MISTRUST));
+                }
+                Trouble::passing(unreachable(&place()).cause(error))
             })?;
             let status = response.status();
             if !status.is_redirection() {
