@@ -271,7 +271,13 @@ impl Shelf {
     fn import(&self, file: &Path, accepted: bool) -> Result<String> {
         let _claim = Claim::of(&self.models_dir)?;
         let names = archive::import(file, &self.models_dir, &self.catalogue, accepted, &free)?;
-        Ok(names.iter().map(|name| format!("{name} is installed\n")).collect())
+        let mut told = String::new();
+        for name in names {
+            let is_whole = self.found(&name)?.is_none_or(|found| !found.variants.is_empty());
+            let how = if is_whole { "is installed" } else { "is here in part: the archive holds no variant of it" };
+            told.push_str(&format!("{name} {how}\n"));
+        }
+        Ok(told)
     }
 }
 
