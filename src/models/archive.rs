@@ -16,9 +16,10 @@ use tar::{Archive, Builder, EntryType, Header};
 use crate::{
     base::{Error, Kind, Result, printable},
     models::{
+        beside::lacking,
         catalogue::{Catalogue, ONLY, safe_name, safe_path, whole_of},
         digest::{Digest, pass},
-        installed::{Lock, Locked, Verdict, files_below, verify},
+        installed::{Lock, Locked, Verdict, files_below, unfinished_below, verify},
         licence,
         place::{Move, place},
         pull::{self, Free, must_fit, total},
@@ -32,6 +33,8 @@ const MAX_FILES: usize = 20_000;
 /// Where an archive unfolds before it counts: in the models' folder, or in that of a model that is there already and may
 /// lie on another disk.
 const STAGING: &str = ".vigia-import";
+
+const NOT_WHOLE: &str = "the model was not whole where the archive was made: fetch it there, and export it anew";
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -65,6 +68,11 @@ pub fn export(file: &Path, models: &[Carried<'_>], catalogue: &Catalogue, free: 
         if let Some((path, verdict)) = carried.find(|(_, verdict)| wrong(verdict)) {
             let how = if *verdict == Verdict::Missing { "missing" } else { "not what it was" };
             return Err(Error::invalid(format!("{path} of {name} is {how}")).hint("fetch the model again, then export"));
+        }
+        let lacks = |graph: &&String| lock.files.contains_key(*graph);
+        if let Some(graph) = unfinished_below(dir)?.iter().find(lacks) {
+            return Err(Error::invalid(format!("the weights of {graph} of {name} are not there"))
+                .hint("they lie beside it: fetch or copy the model again, then export"));
         }
         manifest.models.insert((*name).to_owned(), lock);
     }
@@ -137,6 +145,9 @@ pub fn import(
     let staging = |name: &str| staging(models_dir, name);
     let unfolded = unfold(file, &staging, |manifest| may_come(manifest, models_dir, catalogue, accepted, free));
     let placed = unfolded.and_then(|Manifest { models, .. }| {
+        for (name, lock) in &models {
+            has_its_weights(file, &staging(name), &models_dir.join(name), lock)?;
+        }
         if accepted {
             licence::remember(models_dir, models.keys().filter_map(|name| catalogue.get(name)))?;
         }
@@ -149,6 +160,17 @@ pub fn import(
     });
     clear(models_dir)?;
     placed
+}
+
+/// An earlier version carried graphs without what lies beside them.
+fn has_its_weights(file: &Path, staged: &Path, to: &Path, lock: &Lock) -> Result<()> {
+    for graph in lock.files.keys().filter(|path| path.ends_with(".onnx")) {
+        let is_there = |path: &str| lock.files.contains_key(path) || to.join(path).is_file();
+        if let Some(path) = lacking(&staged.join(graph), graph, is_there).first() {
+            return Err(bad(file, &format!("{graph} needs {path}, which is not in it")).hint(NOT_WHOLE));
+        }
+    }
+    Ok(())
 }
 
 /// On the file system where the model will be, so that its files only change their names.

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     base::{Error, Kind, Result},
     models::{
+        beside::lacking,
         catalogue::{Catalogue, Entry, ONLY, is_side_file, safe_name, safe_path, whole_of},
         digest::Digest,
     },
@@ -113,7 +114,7 @@ pub struct Found {
     pub dir: PathBuf,
     /// Those that are whole.
     pub variants: Vec<String>,
-    /// Files that are there in part alone: they are being fetched, or that was cut.
+    /// Files that are there in part alone, graphs without all of their weights, and those weights.
     pub unfinished: BTreeSet<String>,
     pub bytes: u64,
 }
@@ -124,11 +125,13 @@ pub fn find(entry: &Entry, places: &[PathBuf]) -> Result<Option<Found>> {
         return Ok(None);
     };
     let lock = Lock::read(&dir)?.unwrap_or_default();
-    let Contents { unfinished, bytes, .. } = contents(&dir)?;
+    let contents = contents(&dir)?;
+    let unfinished = unfinished(&dir, &contents, &lock);
+    let bytes = contents.bytes;
     let whole = |variant: &&str| {
         let required = entry.required(variant);
         let belongs = |path: &String| required.iter().any(|graph| is_side_file(graph, path));
-        !unfinished.iter().any(belongs)
+        !unfinished.iter().any(|path| belongs(path) || required.contains(path))
             && required.iter().all(|path| is_there(&dir, path, lock.files.get(path)))
             && lock.files.iter().all(|(path, locked)| !belongs(path) || is_there(&dir, path, Some(locked)))
     };
@@ -144,17 +147,38 @@ pub fn missing(entry: &Entry, variant: &str, found: Option<&Found>) -> Error {
     let (told, does) = match found {
         None => (format!("the model {name} is not installed"), "fetches it"),
         Some(found) if found.unfinished.iter().any(belongs) => {
-            (format!("the variant {variant} of {name} is being fetched, or that was cut"), "goes on where it was")
+            let told = "is here only in part: it is being fetched, or that was cut";
+            (format!("the variant {variant} of {name} {told}"), "goes on where it was")
         }
         Some(_) => (format!("the variant {variant} of {name} is not installed"), "fetches it"),
     };
     Error::unavailable(told).hint(format!("`vigia models pull {name} --variant {variant}` {does}"))
 }
 
-/// Whether weights that lie beside these graphs of a folder are there in part alone.
+/// Whether weights that lie beside these graphs of a folder are not there, or in part alone.
 pub fn is_in_part(dir: &Path, graphs: &[String]) -> Result<bool> {
-    let belongs = |path: &String| graphs.iter().any(|graph| is_side_file(graph, path));
-    Ok(contents(dir)?.unfinished.iter().any(belongs))
+    let belongs = |path: &String| graphs.iter().any(|graph| graph == path || is_side_file(graph, path));
+    Ok(unfinished_below(dir)?.iter().any(belongs))
+}
+
+/// What keeps a model from being whole; see `unfinished`.
+pub(super) fn unfinished_below(dir: &Path) -> Result<BTreeSet<String>> {
+    Ok(unfinished(dir, &contents(dir)?, &Lock::read(dir)?.unwrap_or_default()))
+}
+
+/// Files that are there in part alone; and, where no lock says what came, graphs whose weights are not all there, with
+/// those that are lacking.
+fn unfinished(dir: &Path, contents: &Contents, lock: &Lock) -> BTreeSet<String> {
+    let mut unfinished = contents.unfinished.clone();
+    let graphs = contents.files.keys().filter(|path| lock.files.is_empty() && path.ends_with(".onnx"));
+    for graph in graphs {
+        let lacking = lacking(&dir.join(graph), graph, |path| contents.files.contains_key(path));
+        if !lacking.is_empty() {
+            unfinished.extend(lacking);
+            unfinished.insert(graph.clone());
+        }
+    }
+    unfinished
 }
 
 /// The files of a model with their sizes and times: another one says that something has changed. None where it is in
@@ -183,8 +207,11 @@ pub fn unlisted(catalogue: &Catalogue, places: &[PathBuf]) -> Result<BTreeMap<St
             if safe_name(name).is_err() || catalogue.get(name).is_some() || found.contains_key(name) {
                 continue;
             }
-            let Contents { files, unfinished, bytes, .. } = contents(&dir)?;
+            let contents = contents(&dir)?;
+            let Contents { files, bytes, .. } = &contents;
             if files.contains_key("config.json") && files.keys().any(|path| path.ends_with(".onnx")) {
+                let unfinished = unfinished(&dir, &contents, &Lock::read(&dir)?.unwrap_or_default());
+                let bytes = *bytes;
                 let variants = if unfinished.is_empty() { vec![ONLY.to_owned()] } else { Vec::new() };
                 found.insert(name.to_owned(), Found { dir, variants, unfinished, bytes });
             }
@@ -256,7 +283,9 @@ pub enum Verdict {
 /// Reads every file of a model and compares it with the lock and with the catalogue. What is there in part is missing.
 pub fn verify(entry: Option<&Entry>, dir: &Path) -> Result<BTreeMap<String, Verdict>> {
     let lock = Lock::read(dir)?.unwrap_or_default();
-    let Contents { files: there, unfinished, .. } = contents(dir)?;
+    let contents = contents(dir)?;
+    let unfinished = unfinished(dir, &contents, &lock);
+    let there = contents.files;
     let mut paths: BTreeSet<String> = there.keys().chain(lock.files.keys()).cloned().chain(unfinished).collect();
     if let Some(entry) = entry.filter(|_| lock.files.is_empty()) {
         paths.extend(entry.required(entry.default_variant()));

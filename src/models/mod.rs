@@ -2,6 +2,7 @@
 //! may be in memory now (`budget` → `plan` → `manager` → `lease`); never weights.
 
 pub mod archive;
+mod beside;
 mod budget;
 pub mod catalogue;
 mod costs;

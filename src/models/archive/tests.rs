@@ -217,6 +217,28 @@ fn what_is_there_in_part_is_not_carried_and_not_taken() {
 }
 
 #[test]
+fn a_graph_without_its_weights_is_not_carried_and_not_taken() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, m, models) = (dir.path().join("a.tar"), dir.path().join("m"), dir.path().join("models"));
+    let graph = crate::models::beside::graph_with(&["m.onnx_data"]);
+    put(&m, "config.json", "{}");
+    fs::write(m.join("m.onnx"), &graph).unwrap();
+    let carried = [Carried { name: "m", dir: &m }];
+    let error = export(&file, &carried, &catalogue(), &no_limit).unwrap_err().full();
+    assert!(error.contains("the weights of m.onnx of m are not there") && !file.exists(), "{error}");
+    forged(&file, &list("m", "m.onnx", locked(&graph)), &[("m/m.onnx", EntryType::Regular, &graph)]);
+    let error = take(&file, &models).unwrap_err().full();
+    assert!(error.contains("m.onnx needs m.onnx_data, which is not in it"), "{error}");
+    assert!(!models.join("m").exists());
+    // It may be the rest of a model that is here.
+    put(&models, "m/m.onnx_data", "weights");
+    take(&file, &models).unwrap();
+    fs::remove_file(&file).unwrap();
+    put(&m, "m.onnx_data", "weights");
+    export(&file, &carried, &catalogue(), &no_limit).unwrap();
+}
+
+#[test]
 fn links_to_files_are_carried_as_the_files_that_they_lead_to() {
     let (dir, cache) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (file, m, models) = (dir.path().join("a.tar"), dir.path().join("m"), dir.path().join("models"));

@@ -58,7 +58,10 @@ fn a_graph_beside_a_part_of_its_weights_is_a_model_in_part() {
     let found = find(&entry, &places).unwrap().unwrap();
     assert_eq!((&found.variants[..], found.unfinished.len()), (&["fp16".to_owned()][..], 1), "the other one is whole");
     for (variant, words) in [
-        ("q4", "is being fetched, or that was cut (`vigia models pull qwen2.5-0.5b-instruct --variant q4` goes on"),
+        (
+            "q4",
+            "is here only in part: it is being fetched, or that was cut (`vigia models pull qwen2.5-0.5b-instruct --variant q4` goes on",
+        ),
         ("fp16", "the variant fp16 of qwen2.5-0.5b-instruct is not installed"),
     ] {
         let error = missing(&entry, variant, Some(&found)).full();
@@ -86,6 +89,31 @@ fn a_graph_beside_a_part_of_its_weights_is_a_model_in_part() {
     put(place.path(), "mine/m.onnx_data.part-0123456789abcdef", "half");
     let mine = &unlisted(&Catalogue::load(None).unwrap(), &places).unwrap()["mine"];
     assert!(mine.variants.is_empty() && !mine.unfinished.is_empty(), "{mine:?}");
+}
+
+/// As a copy by hand leaves it that forgot a file.
+#[test]
+fn a_graph_without_the_weights_that_it_names_is_a_model_in_part() {
+    let place = tempfile::tempdir().unwrap();
+    let places = [place.path().to_owned()];
+    let entry = entry("qwen2.5-0.5b-instruct");
+    let dir = place.path().join(&entry.name);
+    for path in entry.required("q4").iter().chain(&entry.required("fp16")) {
+        put(&dir, path, "x");
+    }
+    fs::write(dir.join("onnx/model_q4.onnx"), crate::models::beside::graph_with(&["weights.bin"])).unwrap();
+    let found = find(&entry, &places).unwrap().unwrap();
+    assert_eq!(found.variants, ["fp16"]);
+    assert!(missing(&entry, "q4", Some(&found)).full().contains("only in part"));
+    assert!(is_in_part(&dir, &["onnx/model_q4.onnx".to_owned()]).unwrap());
+    assert_eq!(verify(Some(&entry), &dir).unwrap()["onnx/weights.bin"], Verdict::Missing);
+    put(&dir, "onnx/weights.bin", "weights");
+    assert!(find(&entry, &places).unwrap().unwrap().variants.contains(&"q4".to_owned()));
+    assert_eq!(verify(Some(&entry), &dir).unwrap()["onnx/weights.bin"], Verdict::Unknown);
+
+    put(place.path(), "mine/config.json", "{}");
+    fs::write(place.path().join("mine/m.onnx"), crate::models::beside::graph_with(&["m.onnx_data"])).unwrap();
+    assert!(unlisted(&Catalogue::load(None).unwrap(), &places).unwrap()["mine"].variants.is_empty());
 }
 
 #[test]
