@@ -65,7 +65,7 @@ pub enum Told<'a> {
 /// What the disk of a folder can still hold.
 pub type Free<'a> = &'a dyn Fn(&Path) -> Option<ByteSize>;
 
-/// How many files came, now or in earlier tries, and how large they are; none when everything was there.
+/// How many files came, now or in earlier tries: none when everything was there. How large all of the variant is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pulled {
     pub files: usize,
@@ -102,8 +102,10 @@ pub fn pull(
 
     let moves: Vec<Move> = missing.iter().map(|file| (part_of(&dir, file), file.path.clone())).collect();
     let came = fetch_all(hub, &dir, missing, told)?;
-    let pulled = Pulled { files: came.len(), bytes: total(came.values().map(|locked| locked.size)) };
+    let files = came.len();
     known.files.extend(came);
+    let of_variant = wanted.iter().filter_map(|file| known.files.get(&file.path));
+    let pulled = Pulled { files, bytes: total(of_variant.map(|locked| locked.size)) };
     known.variants.insert(variant.to_owned());
     place(&dir, &moves, &known)?;
     forget_parts(&dir)?;

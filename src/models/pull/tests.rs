@@ -79,7 +79,7 @@ fn a_variant_comes_whole_with_what_lies_beside_it_and_nothing_else() {
 
     // A second time nothing comes, and from the same commit.
     hub.forget();
-    assert_eq!(place.pull(&hub).unwrap(), Pulled { files: 0, bytes: 0 });
+    assert_eq!(place.pull(&hub).unwrap(), Pulled { files: 0, ..pulled });
     assert!(hub.seen(WEIGHTS).is_empty());
     assert!(hub.seen("?blobs=true")[0].path.contains(COMMIT));
 }
@@ -128,6 +128,9 @@ fn nothing_has_its_name_before_all_of_it_is_there() {
     assert_eq!(place.pull(&hub).unwrap(), Pulled { files: 4, bytes: whole as u64 });
     assert!(hub.seen("tokenizer.json").is_empty() && hub.seen(WEIGHTS).is_empty());
     assert_eq!(find(&entry(""), &[place.0.path().to_owned()]).unwrap().unwrap().variants, ["q4"]);
+    // Where only one has to come, the size is still that of all.
+    fs::remove_file(place.dir().join("tokenizer.json")).unwrap();
+    assert_eq!(place.pull(&hub).unwrap(), Pulled { files: 1, bytes: whole as u64 });
 }
 
 /// The moves at the end may be ended too, as by a power cut: no graph is there before what it needs.
