@@ -242,5 +242,5 @@ async fn a_model_that_does_not_fit_is_told_once_and_not_at_every_job() {
     let log = daemon.log();
     let told = |words: &str| log.lines().filter(|line| line.contains("WARN") && line.contains(words)).count();
     assert_eq!(told("could not be loaded"), 1, "{log}");
-    assert_eq!(told("test-large"), 3, "the load, the shortage and the task, once each: {log}");
+    assert_eq!(told("out of memory"), 3, "the load, the shortage and the task, once each: {log}");
 }

@@ -177,7 +177,15 @@ async fn a_client_that_answers_pings_stays_and_a_silent_one_is_closed() {
         }
     });
     assert!(stays.await.is_err(), "still open after three times the limit");
-    assert_eq!(close_of(&mut silent).await.0, 1001);
+    loop {
+        match timeout(LIMIT, silent.next()).await.expect("a close in time").expect("a close or an error") {
+            Ok(message) if message.is_ping() => (),
+            Ok(Message::Close(frame)) => break assert_eq!(u16::from(frame.expect("a code").code), 1001),
+            // Its late answers to the pings have nowhere to go, and that may be met before the close is read.
+            Err(tungstenite::Error::Io(_)) => break,
+            other => panic!("{other:?}"),
+        }
+    }
 }
 
 #[tokio::test]
