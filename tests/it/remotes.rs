@@ -196,7 +196,7 @@ async fn a_text_is_spoken_by_the_server_that_the_settings_name() {
         (json!({"inputs": "Hola.", "voice_preset": "a b"}), 400, "invalid"),
         (json!({"inputs": "a".repeat(2001)}), 400, "invalid"),
         (json!({"inputs": "no"}), 400, "invalid"),
-        (json!({"inputs": "silence"}), 500, "internal"),
+        (json!({"inputs": "silence"}), 503, "unavailable"),
     ] {
         let (answered, error) = speak(&daemon, body.clone()).await;
         let error: Value = serde_json::from_slice(&error).unwrap();

@@ -7,10 +7,13 @@ use serde_json::Value;
 use ureq::http::StatusCode;
 
 use crate::{
-    base::{Error, Kind},
-    engines::remote::{
-        line::{Exposed, Unreached},
-        server::Server,
+    base::{Error, Kind, Result},
+    engines::{
+        Spoken,
+        remote::{
+            line::{Exposed, Unreached},
+            server::Server,
+        },
     },
     settings::without_secrets,
 };
@@ -199,6 +202,15 @@ impl Server {
             }
             _ => Trouble::no(Error::unavailable(says("answers strangely"))),
         }
+    }
+
+    /// Speech without a sample is none. It may be the text's fault, such as `…`: nothing of it is held against the task.
+    pub(super) fn heard(&self, spoken: Spoken) -> Result<Spoken> {
+        if spoken.samples > 0 {
+            return Ok(spoken);
+        }
+        Err(Error::unavailable(format!("the remote {} says nothing to this text", self.name))
+            .hint("try another text, or another voice"))
     }
 
     /// An error that came in the middle of an answer with a good status.

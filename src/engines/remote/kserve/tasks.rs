@@ -143,6 +143,7 @@ impl Speaker for KserveSpeaker {
         let wanted = Wanted { key: "audio_out", name: &settings.audio_out };
         let samples = self.0.infer(&given, &parameters, &wanted, cancel, Output::samples)?;
         let spoken = Spoken { samples: samples.len() as u64, rate_hz: settings.audio_out_hz };
+        let spoken = self.0.link.server.heard(spoken)?;
         step(SpeakStep { at: 0, samples, rate_hz: settings.audio_out_hz });
         Ok(spoken)
     }

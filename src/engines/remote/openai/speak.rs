@@ -39,7 +39,7 @@ impl Speaker for OpenAiSpeaker {
         if ask.voice != ANY_VOICE {
             body["voice"] = json!(ask.voice);
         }
-        self.link.ask(&Request::json("/v1/audio/speech", &body), cancel, |answer| {
+        let spoken = self.link.ask(&Request::json("/v1/audio/speech", &body), cancel, |answer| {
             // Some servers call every sound by one name; the bytes are what counts.
             if answer.kind().starts_with("text/") || answer.kind().ends_with("json") {
                 return Err(answer.wrong_kind("sound"));
@@ -67,6 +67,7 @@ impl Speaker for OpenAiSpeaker {
                 Some(rate_hz) => Ok(Spoken { samples: spoken, rate_hz }),
                 None => Err(Trouble::lasting(answer.server.strange("answers with no sound"))),
             }
-        })
+        })?;
+        self.link.server.heard(spoken)
     }
 }

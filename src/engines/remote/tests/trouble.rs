@@ -14,6 +14,7 @@ use crate::{
         remote::{
             Remote, RemoteState,
             fake::{Act, Fake, remote, remote as remote_at, until},
+            wav::wav,
         },
     },
     flow::Task,
@@ -248,6 +249,16 @@ fn what_is_wrong_with_one_request_says_nothing_of_the_task() {
         assert!(chat(&remote).0.is_err());
         assert_eq!(remote.trouble(Task::Chat), None);
     }
+}
+
+#[test]
+fn speech_without_a_sound_is_an_error_and_no_trouble_of_the_task() {
+    let fake = Fake::start([Act::reply(200, "audio/wav", wav(&[]))]);
+    let remote = fake.remote();
+    let ask = SpeakAsk { text: "…".into(), voice: "b".into(), language: "es".into(), speed: 1.0 };
+    let error = remote.speaker("kokoro").unwrap().speak(&ask, &mut |_| {}, &Cancel::default()).unwrap_err();
+    assert_eq!((error.kind(), remote.trouble(Task::Speak)), (Kind::Unavailable, None), "{}", error.full());
+    assert!(error.message().contains("says nothing"), "{}", error.full());
 }
 
 #[test]
