@@ -4,7 +4,7 @@
 //! Never sends the token to another host than the hub's, never writes more than was announced, never waits for ever.
 
 mod address;
-mod certificates;
+pub(crate) mod certificates;
 
 use std::{
     collections::BTreeMap,

@@ -4,8 +4,8 @@
 //! Follows no redirect and uses no proxy: what people say goes to the server that the settings name, or nowhere.
 
 use std::{
-    fs,
     io::Read,
+    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use ureq::{
     Agent, Body, BodyReader,
     http::{HeaderMap, Response, header},
-    tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem},
+    tls::{RootCerts, TlsConfig},
     unversioned::transport::{Connector, RustlsConnector},
 };
 
@@ -29,6 +29,7 @@ use crate::{
             trouble::{Declined, Trouble, back_off},
         },
     },
+    models::hub::certificates::believed,
 };
 
 /// As much of a refusal as is read for its reason.
@@ -320,24 +321,8 @@ pub(super) fn trusted(server: &Server) -> Result<RootCerts> {
     if file.is_empty() {
         return Ok(RootCerts::WebPki);
     }
-    let wrong = |what: &str| {
+    believed(Path::new(file), |what| {
         Error::unavailable(format!("the certificates of the remote {} in {file} {what}", server.name))
             .hint(format!("remotes.{}.ca_file is a PEM file with certificates", server.name))
-    };
-    let is_file = fs::metadata(file).map_err(|error| wrong("cannot be read").cause(error))?.is_file();
-    // A pipe would be waited for.
-    if !is_file {
-        return Err(wrong("are in no file"));
-    }
-    let text = fs::read(file).map_err(|error| wrong("cannot be read").cause(error))?;
-    let mut certificates: Vec<Certificate<'static>> = Vec::new();
-    for item in parse_pem(&text) {
-        if let PemItem::Certificate(certificate) = item.map_err(|error| wrong("are broken").cause(error))? {
-            certificates.push(certificate);
-        }
-    }
-    if certificates.is_empty() {
-        return Err(wrong("are none"));
-    }
-    Ok(RootCerts::new_with_certs(&certificates))
+    })
 }
