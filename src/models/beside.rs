@@ -1,14 +1,17 @@
-//! The files beside a graph that hold its weights, as the graph itself names them. Reads what a graph is made of, and no
-//! weights; what is no graph names none.
+//! The files beside a graph that hold its weights, as the graph itself names them. Reads what a graph is made of, once, and
+//! no weights; what is no graph names none.
 
 use std::{
-    collections::BTreeSet,
-    fs::File,
+    collections::{BTreeMap, BTreeSet},
+    fs::{self, File},
     io::{self, Read, Seek},
-    path::Path,
+    path::{Path, PathBuf},
+    sync::Mutex,
+    time::SystemTime,
 };
 
 use crate::{
+    base::lock,
     models::catalogue::safe_path,
     runtime::protobuf::{Reader, Value},
 };
@@ -19,6 +22,14 @@ const MOST_GRAPH_BYTES: u64 = 64 << 20;
 const MOST_BYTES: u64 = 16 << 20;
 /// Graphs within graphs, each four messages deep.
 const MOST_DEPTH: usize = 16;
+
+/// More graphs than any box has.
+const MOST_KNOWN: usize = 256;
+
+/// By file, what it named when it had that size and time: the daemon looks at a model's folder before every job.
+static KNOWN: Mutex<BTreeMap<PathBuf, (Version, BTreeSet<String>)>> = Mutex::new(BTreeMap::new());
+
+type Version = (u64, SystemTime);
 
 /// What of ONNX's format may lead to weights. The numbers are those of its fields.
 #[derive(Clone, Copy)]
@@ -52,12 +63,28 @@ pub(super) fn lacking(file: &Path, graph: &str, is_there: impl Fn(&str) -> bool)
 }
 
 fn named(file: &Path) -> io::Result<BTreeSet<String>> {
-    let file = File::open(file)?;
-    let end = file.metadata()?.len();
-    let mut names = BTreeSet::new();
-    if end <= MOST_GRAPH_BYTES {
-        walk(&mut Reader::new(file, MOST_BYTES), Part::Model, end, 0, &mut names)?;
+    let found = fs::metadata(file)?;
+    let version = (found.len(), found.modified()?);
+    if found.len() > MOST_GRAPH_BYTES {
+        return Ok(BTreeSet::new());
     }
+    if let Some((known, names)) = lock(&KNOWN).get(file)
+        && *known == version
+    {
+        return Ok(names.clone());
+    }
+    let names = read(file, found.len()).unwrap_or_default();
+    let mut all = lock(&KNOWN);
+    if all.len() >= MOST_KNOWN {
+        all.clear();
+    }
+    all.insert(file.to_owned(), (version, names.clone()));
+    Ok(names)
+}
+
+fn read(file: &Path, end: u64) -> io::Result<BTreeSet<String>> {
+    let mut names = BTreeSet::new();
+    walk(&mut Reader::new(File::open(file)?, MOST_BYTES), Part::Model, end, 0, &mut names)?;
     Ok(names)
 }
 
@@ -137,6 +164,14 @@ mod tests {
         assert_eq!(lacking(&graph_with(&[]), &[]), [""; 0]);
         for content in [&b""[..], b"graph", &graph[..graph.len() - 3], &[0xff; 99]] {
             assert_eq!(lacking(content, &[]), [""; 0], "{content:?}");
+        }
+        // What is known of a file is known of that content.
+        let (one, other) = (graph_with(&["a.bin"]), graph_with(&["b.bin"]));
+        let at = |secs| SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(secs);
+        for (content, secs, name) in [(&one, 1, "a.bin"), (&other, 1, "a.bin"), (&other, 2, "b.bin")] {
+            fs::write(&file, content).unwrap();
+            File::options().append(true).open(&file).unwrap().set_modified(at(secs)).unwrap();
+            assert_eq!(named(&file).unwrap().into_iter().collect::<Vec<_>>(), [name], "read once for each time");
         }
         let absent = super::lacking(&dir.path().join("absent"), "m.onnx", |_| false);
         assert!(absent.is_empty());
