@@ -347,7 +347,8 @@ pub fn remove(models_dir: &Path, name: &str, is_known: bool) -> Result<()> {
 
 /// Also one that is there in part.
 fn is_model(dir: &Path) -> bool {
-    let is_graph = |path: &str| path.ends_with(".onnx") || path == "config.json";
+    // Far below, a graph may be anybody's.
+    let is_graph = |path: &str| path == "config.json" || path.ends_with(".onnx") && path.matches('/').count() < 2;
     let has_some = |it: Contents| {
         it.parts.iter().filter_map(|part| whole_of(part)).chain(it.files.keys().map(String::as_str)).any(is_graph)
     };
