@@ -161,6 +161,11 @@ pub fn is_in_part(dir: &Path, graphs: &[String]) -> Result<bool> {
     Ok(unfinished_below(dir)?.iter().any(belongs))
 }
 
+/// Whether anything of what is in a folder is not whole.
+pub fn is_unfinished(dir: &Path) -> bool {
+    unfinished_below(dir).is_ok_and(|unfinished| !unfinished.is_empty())
+}
+
 /// What keeps a model from being whole; see `unfinished`.
 pub(super) fn unfinished_below(dir: &Path) -> Result<BTreeSet<String>> {
     Ok(unfinished(dir, &contents(dir)?, &Lock::read(dir)?.unwrap_or_default()))

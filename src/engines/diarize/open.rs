@@ -8,7 +8,7 @@ use crate::{
         VoiceDetector,
         diarize::{Ear, Observer, Segmenter, VoiceModel, files},
     },
-    models::catalogue::Catalogue,
+    models::{catalogue::Catalogue, installed},
     runtime::Runtime,
 };
 
@@ -35,8 +35,16 @@ impl Observer {
 
 /// The folder of a model that is installed.
 pub fn installed_dir(places: &[PathBuf], model: &str) -> Result<PathBuf> {
-    let mut dirs = places.iter().map(|place| place.join(model));
-    dirs.find(|dir| files::graph(dir).is_ok()).ok_or_else(|| {
+    let dirs = || places.iter().map(|place| place.join(model));
+    let is_whole = |dir: &PathBuf| {
+        let graph = files::graph(dir).ok().and_then(|graph| Some(graph.strip_prefix(dir).ok()?.display().to_string()));
+        graph.is_some_and(|graph| installed::is_in_part(dir, &[graph]).is_ok_and(|in_part| !in_part))
+    };
+    dirs().find(is_whole).ok_or_else(|| {
+        if dirs().any(|dir| installed::is_unfinished(&dir)) {
+            let told = format!("the model {model} is here only in part: it is being fetched, or that was cut");
+            return Error::unavailable(told).hint(format!("`vigia models pull {model}` goes on where it was"));
+        }
         Error::unavailable(format!("the model {model} is not installed"))
             .hint(format!("`vigia models pull {model}`; `vigia models show {model}` says where it comes from"))
     })
@@ -66,5 +74,22 @@ mod tests {
         std::fs::create_dir_all(voices.join("onnx")).unwrap();
         std::fs::write(voices.join("onnx/model.onnx"), b"x").unwrap();
         assert_eq!(voices_dir(&segmentation, &[]).unwrap(), voices);
+    }
+
+    #[test]
+    fn what_is_being_fetched_is_not_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        let places = [dir.path().join("nowhere"), dir.path().to_owned()];
+        let folder = dir.path().join("ge2e");
+        std::fs::create_dir(&folder).unwrap();
+        assert!(installed_dir(&places, "ge2e").unwrap_err().full().contains("is not installed"));
+        let part = folder.join("model.onnx.part-0123456789abcdef");
+        std::fs::write(&part, b"x").unwrap();
+        let error = installed_dir(&places, "ge2e").unwrap_err();
+        assert!(error.full().contains("only in part") && error.full().contains("goes on"), "{}", error.full());
+        std::fs::rename(part, folder.join("model.onnx")).unwrap();
+        assert_eq!(installed_dir(&places, "ge2e").unwrap(), folder);
+        std::fs::write(folder.join("model.onnx_data.part-0123456789abcdef"), b"x").unwrap();
+        assert!(installed_dir(&places, "ge2e").unwrap_err().full().contains("only in part"));
     }
 }
