@@ -11,7 +11,7 @@ use std::{
     fs::{self, File},
     io::{self, Seek, Write},
     path::Path,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -47,6 +47,8 @@ const MAX_UNKNOWN_BYTES: u64 = 1 << 30;
 const PROGRESS_BYTES: u64 = 1 << 20;
 const MISTRUST: &str = "SSL_CERT_FILE names a PEM file with certificates of your own; something between here and the \
                         hub may also have put its own in place";
+/// How often whoever waits is asked whether to go on.
+const LOOK: Duration = Duration::from_millis(100);
 const IN_A_PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b'/');
 
 /// How long the hub is waited for, and how often it is asked again.
@@ -163,7 +165,7 @@ impl Hub {
         }
         let path = format!("{}/revision/{}", encoded(repository), encoded(revision));
         let address = format!("{}/api/models/{path}?blobs=true", self.endpoint.address);
-        let body = self.patiently(LISTING_TRIES, waits, || {
+        let body = self.patiently(LISTING_TRIES, waits, &|| true, || {
             let mut response = self.get((repository, None), &address, 0)?;
             let body = response.body_mut().with_config().limit(MAX_LISTING_BYTES).read_to_vec();
             body.map_err(|error| Trouble::passing(unreachable(&self.endpoint.to_string()).cause(error)))
@@ -210,7 +212,7 @@ impl Hub {
         let waits = |because: &Error, time| {
             told(Step::Waits(because, time));
         };
-        self.patiently(self.patience.tries, &waits, || {
+        self.patiently(self.patience.tries, &waits, &|| told(Step::Still), || {
             if wanted.size == Some(digest.size()) && digest.size() > 0 {
                 return Ok(());
             }
@@ -361,11 +363,13 @@ impl Hub {
         Trouble { pause: after.map(Duration::from_secs), ..Trouble::passing(error) }
     }
 
-    /// Tries until it works, until trouble lasts, or until patience ends.
+    /// Tries until it works, until trouble lasts, or until patience ends: that of whoever waits too, who is told of each
+    /// pause, and asked during it.
     fn patiently<T>(
         &self,
         most: u32,
         waits: &dyn Fn(&Error, Duration),
+        goes_on: &dyn Fn() -> bool,
         mut attempt: impl FnMut() -> Result<T, Trouble>,
     ) -> Result<T> {
         let (mut tries, mut pause) = (0, self.patience.first_pause);
@@ -384,7 +388,13 @@ impl Hub {
             // A time the hub asks for is kept, up to the longest that a person would wait.
             let time = trouble.pause.unwrap_or(pause).min(self.patience.longest_pause);
             waits(&trouble.error, time);
-            std::thread::sleep(time);
+            let until = Instant::now() + time;
+            while let Some(rest) = until.checked_duration_since(Instant::now()).filter(|rest| !rest.is_zero()) {
+                if !goes_on() {
+                    return Err(trouble.error);
+                }
+                std::thread::sleep(rest.min(LOOK));
+            }
             pause = (pause * 2).min(self.patience.longest_pause);
         }
     }
@@ -396,6 +406,8 @@ pub enum Step<'a> {
     At(u64),
     /// Because of this there is another try after this time.
     Waits(&'a Error, Duration),
+    /// It waits.
+    Still,
 }
 
 /// Why a request came to nothing, and whether another may come to something.

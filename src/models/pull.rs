@@ -266,6 +266,7 @@ fn fetch_one(
         match step {
             Step::At(bytes) => told(Told::At { path, bytes }),
             Step::Waits(because, time) => told(Told::Waits { path, because, time }),
+            Step::Still => (),
         }
         !stop.load(Ordering::Relaxed)
     })?;

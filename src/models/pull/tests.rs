@@ -426,6 +426,18 @@ fn whoever_waits_for_the_list_of_files_is_told_too() {
 }
 
 #[test]
+fn nobody_waits_for_one_file_when_another_has_failed() {
+    let (hub, place) = (hub(None), Place::new());
+    hub.fail("config.json", [Fault::Status(503, &["Retry-After: 60"])]);
+    hub.fail(WEIGHTS, [Fault::Status(404, &[])]);
+    let patience = crate::models::hub::Patience::default();
+    let client = Hub::new(&hub.endpoint(), crate::models::hub::Access::default(), patience).unwrap();
+    let began = std::time::Instant::now();
+    let error = place.pull_with(&client, &entry("")).unwrap_err();
+    assert!(error.kind() == Kind::NotFound && began.elapsed() < Duration::from_secs(30), "{}", error.full());
+}
+
+#[test]
 fn what_asking_again_cannot_mend_is_asked_once() {
     const LONG: &str = "{} and more than was listed";
     for (path, fault, words) in [
