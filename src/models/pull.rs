@@ -16,10 +16,10 @@ use std::{
 use crate::{
     base::{ByteSize, Error, Kind, Result, lock},
     models::{
-        catalogue::{self, Entry, is_side_file, safe_path},
+        catalogue::{self, Entry, is_side_file, safe_path, whole_of},
         digest::Digest,
         hub::{Hub, Listing, Step, Wanted},
-        installed::{Lock, Locked, contents},
+        installed::{Contents, Lock, Locked, contents},
         place::{Move, make_folder, place},
     },
 };
@@ -274,10 +274,11 @@ fn fetch_one(
     Ok(Locked { size, sha256 })
 }
 
-/// Parts of other revisions have no use once the model is whole.
+/// Parts of other revisions of what is there have no use; those of other variants go on when they are asked for.
 fn forget_parts(dir: &Path) -> Result<()> {
-    for path in contents(dir)?.parts {
-        let path = dir.join(path);
+    let Contents { parts, unfinished, .. } = contents(dir)?;
+    for part in parts.iter().filter(|part| whole_of(part).is_some_and(|path| !unfinished.contains(path))) {
+        let path = dir.join(part);
         let failed = |error| Error::unavailable(format!("{} cannot be removed", path.display())).cause(error);
         fs::remove_file(&path).map_err(failed)?;
     }

@@ -128,9 +128,16 @@ fn nothing_has_its_name_before_all_of_it_is_there() {
     assert_eq!(place.pull(&hub).unwrap(), Pulled { files: 4, bytes: whole as u64 });
     assert!(hub.seen("tokenizer.json").is_empty() && hub.seen(WEIGHTS).is_empty());
     assert_eq!(find(&entry(""), &[place.0.path().to_owned()]).unwrap().unwrap().variants, ["q4"]);
+    // Of another revision, and of another variant.
+    let (old, other) = (
+        place.dir().join("config.json.part-00000000000000ff"),
+        place.dir().join("onnx/model.onnx.part-0123456789abcdef"),
+    );
+    [&old, &other].iter().for_each(|part| fs::write(part, "half").unwrap());
     // Where only one has to come, the size is still that of all.
     fs::remove_file(place.dir().join("tokenizer.json")).unwrap();
     assert_eq!(place.pull(&hub).unwrap(), Pulled { files: 1, bytes: whole as u64 });
+    assert!(!old.exists() && other.exists(), "what another pull would go on with is kept");
 }
 
 /// The moves at the end may be ended too, as by a power cut: no graph is there before what it needs.
