@@ -1,7 +1,7 @@
 //! What a conversation was about: asked for by somebody, or by itself when a take of a session is over whose client has not
 //! declined it. Whoever asks, it is published and kept with the session. Works behind all other work.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use serde_json::json;
 use tokio_util::task::AbortOnDropHandle;
@@ -14,6 +14,12 @@ use crate::{
     sources::{Services, Sessions, SharedServices},
     store::Note,
 };
+
+/// A server that makes analyses may come up later than this box: pauses of one second, then twice as long each time …
+const OWED_PAUSE: Duration = Duration::from_secs(1);
+/// … to a minute, for a quarter of an hour in all.
+const MAX_OWED_PAUSE: Duration = Duration::from_secs(60);
+const OWED_TRIES: u32 = 20;
 
 /// An analysis that everybody has been told of.
 pub(super) struct Analysed {
@@ -36,6 +42,37 @@ impl Sessions {
     }
 }
 
+impl Sessions {
+    /// Makes the analyses that an earlier daemon owes of sessions that are over, one after the other. What makes them may
+    /// begin to work later than this box.
+    pub(super) async fn pay(&self, owed: BTreeSet<SessionId>) {
+        let services = self.services();
+        for id in owed {
+            let mut pause = OWED_PAUSE;
+            for tries in 1.. {
+                let done = Analysing::start(services, &id).done().await;
+                let error = match done {
+                    Err(error) if tries < OWED_TRIES && passes(&error) && !services.shutdown.started() => error,
+                    done => {
+                        done.map(drop).unwrap_or_else(
+                            |error| log::error!(session = id.as_str(); "no analysis: {}", error.full()),
+                        );
+                        break;
+                    }
+                };
+                log::debug!(session = id.as_str(); "no analysis yet: {}", error.full());
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => pause = (2 * pause).min(MAX_OWED_PAUSE),
+                    () = services.shutdown.wait() => return,
+                }
+            }
+            if !services.keep_audio {
+                self.forget_audio(&id);
+            }
+        }
+    }
+}
+
 impl Analysing {
     /// Whether a session is analysed without being asked; the error says why it cannot be.
     pub(super) fn may(services: &Services, wish: Wish) -> Result<()> {
@@ -48,16 +85,19 @@ impl Analysing {
     pub(super) fn start(services: &SharedServices, id: &SessionId) -> Analysing {
         let (services, id) = (SharedServices::clone(services), id.clone());
         Analysing::Running(AbortOnDropHandle::new(tokio::spawn(async move {
-            tokio::select! {
-                done = of_session(&services, &id) => {
-                    if done.is_err() && let Err(error) = services.store.note(Note::AnalysisDone(id.clone())).await {
-                        log::error!(session = id.as_str(); "{}", error.full());
-                    }
-                    done
-                }
+            let done = tokio::select! {
+                biased;
                 // It is still owed: the next daemon begins anew.
-                () = services.shutdown.wait() => Err(Error::new(Kind::Busy, "the daemon is going down")),
+                () = services.shutdown.wait() => {
+                    return Err(Error::new(Kind::Busy, "the daemon is going down"));
+                }
+                done = of_session(&services, &id) => done,
+            };
+            let will_be_none = done.as_ref().is_err_and(|error| !passes(error));
+            if will_be_none && let Err(error) = services.store.note(Note::AnalysisDone(id.clone())).await {
+                log::error!(session = id.as_str(); "{}", error.full());
             }
+            done
         })))
     }
 
@@ -83,6 +123,11 @@ impl Analysing {
         *self = Analysing::Idle;
         done.unwrap_or_else(|error| Err(Error::internal("an analysis crashed").cause(error)))
     }
+}
+
+/// Whether another time may do: the model is not there now, or has too much to do.
+fn passes(error: &Error) -> bool {
+    matches!(error.kind(), Kind::Unavailable | Kind::Busy | Kind::Timeout | Kind::OverBudget)
 }
 
 async fn of_session(services: &Services, id: &SessionId) -> Result<Analysed> {

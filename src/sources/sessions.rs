@@ -19,7 +19,7 @@ use crate::{
     flow::{Draft, EventType, SessionConfig, SessionId, Task, Wish},
     segment::SessionLanguage,
     sources::{
-        Coming, Input, Services, SharedServices, Told,
+        Coming, Input, SharedServices, Told,
         analysis::Analysing,
         course::Course,
         recovery,
@@ -78,7 +78,7 @@ impl Sessions {
         Sessions { services, live: Arc::default() }
     }
 
-    pub(super) fn services(&self) -> &Services {
+    pub(super) fn services(&self) -> &SharedServices {
         &self.services
     }
 
@@ -168,13 +168,8 @@ impl Sessions {
         let left_open = self.services.store.left_open().await?;
         let mut owed = self.services.store.owed_analyses().await?;
         owed.retain(|id| left_open.iter().all(|row| row.id != *id));
-        for id in owed {
-            let sessions = self.clone();
-            tokio::spawn(async move {
-                let mut analysis = Analysing::start(&sessions.services, &id);
-                sessions.await_analysis(&id, &mut analysis).await;
-            });
-        }
+        let sessions = self.clone();
+        tokio::spawn(async move { sessions.pay(owed).await });
         for row in left_open {
             let Some((entered, door)) = self.enter(&row.id) else { continue };
             let (sessions, turns) = (self.clone(), Arc::clone(&turns));

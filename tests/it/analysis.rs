@@ -4,6 +4,7 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
+        mpsc,
     },
     time::Instant,
 };
@@ -12,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::{
     harness::{Daemon, LIMIT, Stream, speech_pcm},
-    remotes::{Fake, said},
+    remotes::{Act, Fake, said},
 };
 
 fn analyst() -> Fake {
@@ -67,6 +68,12 @@ async fn who_leaves_at_once_finds_the_analysis_with_the_session() {
     assert_eq!(session["analysis"]["summary"], "Una prueba.");
 }
 
+async fn until_asked(asked: &AtomicUsize) {
+    while asked.load(Ordering::Relaxed) < 1 {
+        tokio::task::yield_now().await;
+    }
+}
+
 #[tokio::test]
 async fn an_analysis_that_the_end_of_the_daemon_cut_off_is_made_by_the_next_one() {
     let (asked, answers) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
@@ -74,7 +81,6 @@ async fn an_analysis_that_the_end_of_the_daemon_cut_off_is_made_by_the_next_one(
         let (asked, answers) = (Arc::clone(&asked), Arc::clone(&answers));
         move |_, _| {
             asked.fetch_add(1, Ordering::Relaxed);
-            // Whoever is waited for longer than the test lasts.
             let begun = Instant::now();
             while !answers.load(Ordering::Relaxed) && begun.elapsed() < LIMIT {
                 std::thread::yield_now();
@@ -87,9 +93,7 @@ async fn an_analysis_that_the_end_of_the_daemon_cut_off_is_made_by_the_next_one(
     // Its client will not come back: the next daemon finds it between two takes.
     let open = take(&daemon, "abierta", Value::Null).await;
     daemon.eventually("/sessions/acabada", |it| it["state"] == "closed").await;
-    while asked.load(Ordering::Relaxed) < 1 {
-        tokio::task::yield_now().await;
-    }
+    until_asked(&asked).await;
     for _ in 0..2 {
         daemon = daemon.kill_and_restart();
     }
@@ -105,6 +109,29 @@ async fn an_analysis_that_the_end_of_the_daemon_cut_off_is_made_by_the_next_one(
     let asked_before = asked.load(Ordering::Relaxed);
     take(&daemon, "otra", Value::Null).await.until("session_analysis").await;
     assert_eq!(asked.load(Ordering::Relaxed), asked_before + 1);
+}
+
+/// As where both have come up after a power cut.
+#[tokio::test]
+async fn an_analysis_that_is_owed_waits_for_a_server_that_comes_up_later() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let (left, _) = mpsc::channel();
+    let fake = Fake::start({
+        let asked = Arc::clone(&asked);
+        move |_, _| match asked.fetch_add(1, Ordering::Relaxed) {
+            0 => Act::Hold(Vec::new(), left.clone()),
+            1 | 2 => Act::Refuse(503),
+            _ => said(&json!({ "summary": "Una prueba." }).to_string()),
+        }
+    });
+    let daemon = fake.daemon(&["tasks.transcribe.model=test-echo"]);
+    take(&daemon, "acabada", Value::Null).await.close().await;
+    daemon.eventually("/sessions/acabada", |it| it["state"] == "closed").await;
+    until_asked(&asked).await;
+    let daemon = daemon.kill_and_restart();
+    let kept = daemon.eventually("/sessions/acabada", |it| !it["analysis"].is_null()).await;
+    assert_eq!(kept["analysis"]["summary"], "Una prueba.", "{kept}");
+    assert_eq!(asked.load(Ordering::Relaxed), 4);
 }
 
 #[tokio::test]

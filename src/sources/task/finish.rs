@@ -88,6 +88,8 @@ impl SessionTask {
         if analyses {
             // With the text that it is of, so that no end of the daemon comes between.
             notes.push(Note::AnalysisOwed(self.config.id.clone()));
+        } else if self.analysis.is_due() {
+            notes.push(Note::AnalysisDone(self.config.id.clone()));
         }
         let published = self.publish(EventType::TranscriptFinal, json!(result), notes).await;
         self.journaled(published.position).await;
