@@ -171,13 +171,16 @@ pub(super) fn unfinished_below(dir: &Path) -> Result<BTreeSet<String>> {
     Ok(unfinished(dir, &contents(dir)?, &Lock::read(dir)?.unwrap_or_default()))
 }
 
-/// Files that are there in part alone; and, where no lock says what came, graphs whose weights are not all there, with
-/// those that are lacking.
+/// Files that are there in part alone; and of graphs that no lock has, those whose weights are not all there, with what is
+/// lacking.
 fn unfinished(dir: &Path, contents: &Contents, lock: &Lock) -> BTreeSet<String> {
     let mut unfinished = contents.unfinished.clone();
-    let graphs = contents.files.keys().filter(|path| lock.files.is_empty() && path.ends_with(".onnx"));
+    let graphs = contents.files.keys().filter(|path| path.ends_with(".onnx") && !lock.files.contains_key(*path));
     for graph in graphs {
-        let lacking = lacking(&dir.join(graph), graph, |path| contents.files.contains_key(path));
+        let lacking = lacking(&dir.join(graph), graph, |path| {
+            // A link to a folder is not entered, and what it leads to is there.
+            contents.files.contains_key(path) || dir.join(path).is_file()
+        });
         if !lacking.is_empty() {
             unfinished.extend(lacking);
             unfinished.insert(graph.clone());

@@ -96,7 +96,8 @@ pub fn pull(
         }
     }
     let needed = total(missing.iter().map(|file| still_to_come(&dir, file)));
-    must_fit(models_dir, needed, free, HINT)?;
+    // The model's folder may be a link to another disk.
+    must_fit(if dir.is_dir() { &dir } else { models_dir }, needed, free, HINT)?;
     let bytes = missing.iter().all(|file| file.size.is_some()).then_some(needed);
     told(Told::Plan { files: missing.len(), bytes });
 
@@ -108,7 +109,7 @@ pub fn pull(
     let pulled = Pulled { files, bytes: total(of_variant.map(|locked| locked.size)) };
     known.variants.insert(variant.to_owned());
     place(&dir, &moves, &known)?;
-    forget_parts(&dir)?;
+    forget_parts(&dir, &entry.required(variant))?;
     Ok(pulled)
 }
 
@@ -274,10 +275,13 @@ fn fetch_one(
     Ok(Locked { size, sha256 })
 }
 
-/// Parts of other revisions of what is there have no use; those of other variants go on when they are asked for.
-fn forget_parts(dir: &Path) -> Result<()> {
+/// Parts of other revisions of what is there, or was beside it, have no use; those of other variants go on when they are
+/// asked for. `whole`: files of a variant that is whole by now, so that no part beside them is of it.
+fn forget_parts(dir: &Path, whole: &[String]) -> Result<()> {
     let Contents { parts, unfinished, .. } = contents(dir)?;
-    for part in parts.iter().filter(|part| whole_of(part).is_some_and(|path| !unfinished.contains(path))) {
+    let belongs = |path: &str| whole.iter().any(|file| file == path || is_side_file(file, path));
+    let is_useless = |path: &str| !unfinished.contains(path) || belongs(path);
+    for part in parts.iter().filter(|part| whole_of(part).is_some_and(is_useless)) {
         let path = dir.join(part);
         let failed = |error| Error::unavailable(format!("{} cannot be removed", path.display())).cause(error);
         fs::remove_file(&path).map_err(failed)?;

@@ -104,6 +104,12 @@ fn a_graph_without_the_weights_that_it_names_is_a_model_in_part() {
     fs::write(dir.join("onnx/model_q4.onnx"), crate::models::beside::graph_with(&["weights.bin"])).unwrap();
     let found = find(&entry, &places).unwrap().unwrap();
     assert_eq!(found.variants, ["fp16"]);
+    // A lock of another variant says nothing of it.
+    let mut lock = Lock::default();
+    lock.files.extend(entry.required("fp16").into_iter().map(|path| (path, locked("x"))));
+    lock.write(&dir).unwrap();
+    assert_eq!(find(&entry, &places).unwrap().unwrap().variants, ["fp16"]);
+    fs::remove_file(dir.join(".vigia-lock.json")).unwrap();
     assert!(missing(&entry, "q4", Some(&found)).full().contains("only in part"));
     assert!(is_in_part(&dir, &["onnx/model_q4.onnx".to_owned()]).unwrap());
     assert_eq!(verify(Some(&entry), &dir).unwrap()["onnx/weights.bin"], Verdict::Missing);

@@ -133,11 +133,16 @@ fn nothing_has_its_name_before_all_of_it_is_there() {
         place.dir().join("config.json.part-00000000000000ff"),
         place.dir().join("onnx/model.onnx.part-0123456789abcdef"),
     );
-    [&old, &other].iter().for_each(|part| fs::write(part, "half").unwrap());
+    // Where the weights had another name.
+    let beside = place.dir().join("onnx/model_q4.onnx.data.part-00000000000000ff");
+    [&old, &other, &beside].iter().for_each(|part| fs::write(part, "half").unwrap());
+    assert!(find(&entry(""), &[place.0.path().to_owned()]).unwrap().unwrap().variants.is_empty());
     // Where only one has to come, the size is still that of all.
     fs::remove_file(place.dir().join("tokenizer.json")).unwrap();
     assert_eq!(place.pull(&hub).unwrap(), Pulled { files: 1, bytes: whole as u64 });
     assert!(!old.exists() && other.exists(), "what another pull would go on with is kept");
+    assert!(!beside.exists(), "it would keep a whole model from being one");
+    assert_eq!(find(&entry(""), &[place.0.path().to_owned()]).unwrap().unwrap().variants, ["q4"]);
 }
 
 /// The moves at the end may be ended too, as by a power cut: no graph is there before what it needs.
