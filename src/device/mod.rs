@@ -83,12 +83,17 @@ impl Facts {
     }
 
     /// Makes the card with this number the one that models use. Where there is none at all nothing is chosen: why is said
-    /// already.
+    /// already. One that is there and does not answer keeps nobody's daemon down.
     pub fn choose_card(&mut self, index: u32) -> Result<(), String> {
-        if self.gpus.is_empty() {
-            return Ok(());
-        }
+        let Some(first) = self.gpus.first() else { return Ok(()) };
         let Some(at) = self.gpus.iter().position(|gpu| gpu.index == index) else {
+            if self.notes.iter().any(|note| note.starts_with(&nvidia::silent(index))) {
+                let note = format!("models run on {} in place of card {index} (providers.device_id)", first.name);
+                if !self.notes.contains(&note) {
+                    self.notes.push(note);
+                }
+                return Ok(());
+            }
             let cards = self.gpus.iter().map(|gpu| format!("{} is {}", gpu.index, gpu.name)).collect::<Vec<_>>();
             return Err(format!("there is no card {index} for models: {}", cards.join(", ")));
         };

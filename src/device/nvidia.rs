@@ -18,12 +18,17 @@ pub(super) fn cards(notes: &mut Vec<String>) -> Result<Vec<Card>, String> {
     for index in 0..count {
         match card(&nvml, index, driver.clone(), notes) {
             Ok(card) => cards.push(card),
-            Err(error) => notes.push(format!(
-                "the NVIDIA card {index} does not answer ({error}): it is not used; see `nvidia-smi` and `dmesg`"
-            )),
+            Err(error) => {
+                notes.push(format!("{} ({error}): it is not used; see `nvidia-smi` and `dmesg`", silent(index)))
+            }
         }
     }
     Ok(cards)
+}
+
+/// How the note on a card that is there and does not answer begins.
+pub(super) fn silent(index: u32) -> String {
+    format!("the NVIDIA card {index} does not answer")
 }
 
 fn card(nvml: &Nvml, index: u32, driver: Option<String>, notes: &mut Vec<String>) -> Result<Card, NvmlError> {

@@ -163,6 +163,9 @@ fn a_card_is_chosen_by_the_number_that_the_driver_shows() {
     let problem = facts.choose_card(2).unwrap_err();
     assert!(problem.contains("no card 2") && problem.contains("0 is small, 1 is large"), "{problem}");
     assert_eq!(facts.gpus[0].name, "small", "what cannot be changes nothing");
+    facts.notes.push("the NVIDIA card 2 does not answer (GPU lost): it is not used".to_owned());
+    assert_eq!(facts.choose_card(2), Ok(()), "the others serve");
+    assert!(facts.notes.last().unwrap().contains("in place of card 2"), "{:?}", facts.notes);
 }
 
 #[test]
