@@ -50,8 +50,12 @@ impl<E: Engine, B: Fn() -> Result<E>> Runner<E, B> {
     fn try_once(&mut self, ask: &E::Ask, step: &mut dyn FnMut(E::Progress), cancel: &Cancel) -> Result<E::Answer> {
         let mut engine = match self.engine.take() {
             Some(engine) => engine,
-            None => guarded(&self.name, &self.build)
-                .inspect_err(|error| self.is_spoilt = !matches!(error.kind(), Kind::OverBudget | Kind::Cancelled))?,
+            None => {
+                let built = guarded(&self.name, &self.build);
+                let spoils = |error: &Error| !matches!(error.kind(), Kind::OverBudget | Kind::Cancelled);
+                self.is_spoilt = built.as_ref().is_err_and(spoils);
+                built?
+            }
         };
         let outcome = guarded(&self.name, || engine.answer(ask, step, cancel));
         match &outcome {

@@ -313,7 +313,11 @@ impl Registry {
         if reason.starts_with(INSTEAD) || with.is_none_or(|with| with == self.files_of(task)) {
             return Some(reason);
         }
-        lock(&self.0.failures).remove(&task);
+        // Not what was met meanwhile.
+        let mut failures = lock(&self.0.failures);
+        if failures.get(&task) == Some(&reason) {
+            failures.remove(&task);
+        }
         None
     }
 
