@@ -97,9 +97,7 @@ struct Inner {
     /// The threads that speak with them. Held while one is started.
     elsewhere: sync::Mutex<BTreeMap<Task, Loaded>>,
     /// Why a task that is installed does not run, until it does.
-    failures: Mutex<BTreeMap<Task, String>>,
-    /// The files that it failed with.
-    failed_with: Mutex<BTreeMap<Task, Files>>,
+    failures: Mutex<BTreeMap<Task, Failure>>,
     shortages: Mutex<Shortages>,
 }
 
@@ -125,7 +123,6 @@ impl Registry {
             remotes,
             elsewhere: sync::Mutex::default(),
             failures: Mutex::default(),
-            failed_with: Mutex::default(),
             shortages: Mutex::default(),
         }))
     }
@@ -307,15 +304,14 @@ impl Registry {
 
     /// Why a task does not run, or not as it should. A failure counts for the files that it was met with: with others it
     /// is not known whether the task runs.
-    fn failure(&self, task: Task) -> Option<String> {
-        let reason = lock(&self.0.failures).get(&task).cloned()?;
-        let with = lock(&self.0.failed_with).get(&task).cloned();
-        if reason.starts_with(INSTEAD) || with.is_none_or(|with| with == self.files_of(task)) {
-            return Some(reason);
+    fn failure(&self, task: Task) -> Option<Failure> {
+        let failure = lock(&self.0.failures).get(&task).cloned()?;
+        if failure.files.as_ref().is_none_or(|files| *files == self.files_of(task)) {
+            return Some(failure);
         }
         // Not what was met meanwhile.
         let mut failures = lock(&self.0.failures);
-        if failures.get(&task) == Some(&reason) {
+        if failures.get(&task) == Some(&failure) {
             failures.remove(&task);
         }
         None
@@ -329,12 +325,12 @@ impl Registry {
         let mut failures = lock(&self.0.failures);
         match loaded {
             // One that runs elsewhere than it should keeps saying so.
-            Ok(_) => failures.retain(|other, reason| *other != task || reason.starts_with(INSTEAD)),
+            Ok(_) => failures.retain(|other, failure| *other != task || failure.runs()),
             // Whoever waited too long or left says nothing of the engine.
             Err(error) if matches!(error.kind(), Kind::Busy | Kind::Timeout | Kind::Cancelled) => {}
             Err(error) => {
-                lock(&self.0.failed_with).insert(task, self.files_of(task));
-                if failures.insert(task, error.full()).as_ref() != Some(&error.full()) {
+                let failure = Failure { reason: error.full(), files: Some(self.files_of(task)) };
+                if failures.insert(task, failure).is_none_or(|before| before.reason != error.full()) {
                     log::warn!(task = task.name(); "{}", error.full());
                 }
             }
@@ -342,8 +338,19 @@ impl Registry {
     }
 }
 
+/// Why a task does not run, or not as it should.
+#[derive(Clone, PartialEq)]
+struct Failure {
+    reason: String,
+    /// Those that it was met with. None: the task runs, elsewhere than it should or in another variant.
+    files: Option<Files>,
+}
+
+impl Failure {
+    fn runs(&self) -> bool {
+        self.files.is_none()
+    }
+}
+
 /// As `installed::stamp` tells them.
 type Files = Option<BTreeMap<String, (u64, std::time::SystemTime)>>;
-
-/// How the reason begins when a task runs elsewhere, or in another variant, than the settings want it first.
-const INSTEAD: &str = "runs ";

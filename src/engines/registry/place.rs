@@ -9,7 +9,7 @@ use crate::{
     engines::{
         Hireable, Hired, Registry,
         registry::{
-            INSTEAD,
+            Failure,
             appetite::Portion,
             loader::Loaded,
             serving::Serving,
@@ -127,8 +127,9 @@ impl Registry {
                     Some(wanted) if wanted.variant != place.key.variant => format!("as {} ", place.key.variant),
                     _ => String::new(),
                 };
-                let told = format!("{INSTEAD}{variant}on {}: {why}", place.key.provider);
-                if failures.insert(E::TASK, told.clone()).as_ref() != Some(&told) {
+                let told = format!("runs {variant}on {}: {why}", place.key.provider);
+                let failure = Failure { reason: told.clone(), files: None };
+                if failures.insert(E::TASK, failure).is_none_or(|before| before.reason != told) {
                     log::warn!(task = E::TASK.name(), model = place.key.model.as_str(); "{told}");
                 }
             }

@@ -27,17 +27,24 @@ impl Stock<'_> {
         match &self.settings.variants_for(Task::Transcribe)[..] {
             [] => {
                 let all = self.variants_of(model)?;
-                let mut servings: Vec<Serving> = all.iter().filter_map(|variant| in_variant(variant)).collect();
-                servings.retain(|it| it.appetite.weights_bytes < wanted.appetite.weights_bytes);
+                let (mut servings, mut others) = (Vec::new(), Vec::new());
+                for variant in all.iter().filter(|it| **it != wanted.variant) {
+                    match in_variant(variant) {
+                        Some(it) if it.appetite.weights_bytes < wanted.appetite.weights_bytes => servings.push(it),
+                        Some(_) => {}
+                        None => others.push(variant.as_str()),
+                    }
+                }
                 servings.sort_by_key(|it| std::cmp::Reverse(it.appetite.weights_bytes));
-                let is_here = |variant: &str| variant == wanted.variant || in_variant(variant).is_some();
-                let others: Vec<&str> = all.iter().map(String::as_str).filter(|it| !is_here(it)).collect();
                 let hint = (!others.is_empty()).then(|| match self.is_listed(model) {
                     true => format!(
                         "`vigia models pull {model} --variant NAME` fetches another variant, which may fit: {}",
                         others.join(", ")
                     ),
-                    false => "a smaller precision in its folder, such as q8 or q4, would serve instead".to_owned(),
+                    false => {
+                        "a smaller precision in its folder, such as q4 (or q8 on a processor), would serve instead"
+                            .to_owned()
+                    }
                 });
                 Ok(Smaller { servings, hint })
             }
@@ -47,8 +54,13 @@ impl Stock<'_> {
                 Ok(Smaller { servings: Vec::new(), hint: Some(hint) })
             }
             [_, others @ ..] => {
-                let servings = others.iter().filter_map(|variant| in_variant(variant)).collect();
-                let missing: Vec<&str> = others.iter().copied().filter(|it| in_variant(it).is_none()).collect();
+                let (mut servings, mut missing) = (Vec::new(), Vec::new());
+                for variant in others {
+                    match in_variant(variant) {
+                        Some(it) => servings.push(it),
+                        None => missing.push(*variant),
+                    }
+                }
                 let hint = (!missing.is_empty()).then(|| {
                     format!(
                         "tasks.{task}.variant names {}, which cannot serve here: `vigia models show {model}`",

@@ -6,7 +6,7 @@ use crate::{
     base::lock,
     engines::{
         Registry,
-        registry::{INSTEAD, kinds},
+        registry::{Failure, kinds},
     },
     flow::{Task, Warning, WarningCode},
     models::{Ledger, LedgerModel, Phase},
@@ -62,9 +62,9 @@ impl Registry {
     pub fn instead(&self, tasks: &[Task]) -> Vec<Warning> {
         let failures = lock(&self.0.failures);
         let told = tasks.iter().filter_map(|task| Some((task, failures.get(task)?)));
-        let told = told.filter(|(_, reason)| reason.starts_with(INSTEAD));
-        told.map(|(task, told)| Warning { code: WarningCode::Instead, message: format!("{} {told}", task.name()) })
-            .collect()
+        let told = told.filter(|(_, failure)| failure.runs());
+        let message = |(task, failure): (&Task, &Failure)| format!("{} {}", task.name(), failure.reason);
+        told.map(|told| Warning { code: WarningCode::Instead, message: message(told) }).collect()
     }
 
     fn status(&self, task: Task, ledgers: &[Ledger]) -> TaskStatus {
@@ -77,7 +77,7 @@ impl Registry {
             variant: None,
             provider: None,
             device: None,
-            reason: failure.clone(),
+            reason: failure.as_ref().map(|failure| failure.reason.clone()),
         };
         if let Err(error) = self.installed(task) {
             return TaskStatus { state: TaskState::Unavailable, reason: Some(error.full()), ..status };
@@ -109,7 +109,7 @@ impl Registry {
             status.provider = provider;
             status.variant = row.map(|row| row.key.variant.clone()).or(Some(serving.variant));
         }
-        let fails = failure.is_some_and(|reason| !reason.starts_with(INSTEAD));
+        let fails = failure.is_some_and(|failure| !failure.runs());
         let works = status.state == TaskState::Ready || !fails;
         if works { status } else { TaskStatus { state: TaskState::Unavailable, ..status } }
     }
