@@ -20,7 +20,6 @@ use crate::{
     segment::SessionLanguage,
     sources::{
         Coming, Input, SharedServices, Told,
-        analysis::Analysing,
         course::Course,
         recovery,
         speakers::SessionSpeakers,
@@ -225,17 +224,12 @@ impl Sessions {
         drop(entered);
         drop(busy);
         if analysis.is_running() {
-            self.await_analysis(&id, &mut analysis).await;
-        }
-    }
-
-    /// Of a session that is over.
-    async fn await_analysis(&self, id: &SessionId, analysis: &mut Analysing) {
-        if let Err(error) = analysis.done().await {
-            log::error!(session = id.as_str(); "no analysis: {}", error.full());
-        }
-        if !self.services.keep_audio {
-            self.forget_audio(id);
+            if let Err(error) = analysis.done().await {
+                log::error!(session = id.as_str(); "no analysis: {}", error.full());
+            }
+            if !self.services.keep_audio {
+                self.forget_audio(&id);
+            }
         }
     }
 
@@ -253,50 +247,37 @@ impl Sessions {
         let row = services.store.session(id).await?.filter(|row| row.state == SessionState::Open);
         let kept = services.store.session_speakers(id).await?;
         let speakers = SessionSpeakers::new(self.known_voices(), kept.as_deref());
-        match (row, config) {
+        let (config, course, timeline, language, left, owes_analysis) = match (row, config) {
             (Some(row), _) => {
                 services.hub.go_on(id).await;
                 let found = recovery::look(services, row).await?;
                 let course = Course::left_open(resumable, found.stage());
                 let recovery::Found { config, timeline, language, left } = found;
-                let diarizes = self.diarizes(&config, transcribes).is_ok();
                 let owes_analysis = services.store.owed_analyses().await?.contains(id);
-                Ok(Beginning {
-                    config,
-                    voice,
-                    transcribes,
-                    speakers,
-                    diarizes,
-                    course,
-                    timeline,
-                    language,
-                    left,
-                    owes_analysis,
-                    door,
-                })
+                (config, course, timeline, language, left, owes_analysis)
             }
             (None, Some(config)) => {
                 services.audio_log.has_room()?;
                 let timeline = self.announce(config).await?;
-                let (config, course) = (config.clone(), Course::new(resumable));
                 let language = SessionLanguage::new(&config.language);
-                let diarizes = self.diarizes(&config, transcribes).is_ok();
-                Ok(Beginning {
-                    config,
-                    voice,
-                    transcribes,
-                    speakers,
-                    diarizes,
-                    course,
-                    timeline,
-                    language,
-                    left: None,
-                    owes_analysis: false,
-                    door,
-                })
+                (config.clone(), Course::new(resumable), timeline, language, None, false)
             }
-            (None, None) => Err(Error::internal("the session has ended meanwhile")),
-        }
+            (None, None) => return Err(Error::internal("the session has ended meanwhile")),
+        };
+        let diarizes = self.diarizes(&config, transcribes).is_ok();
+        Ok(Beginning {
+            config,
+            voice,
+            transcribes,
+            speakers,
+            diarizes,
+            course,
+            timeline,
+            language,
+            left,
+            owes_analysis,
+            door,
+        })
     }
 
     async fn announce(&self, config: &SessionConfig) -> Result<Timeline> {

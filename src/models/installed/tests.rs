@@ -215,7 +215,7 @@ fn removing_takes_one_model_and_nothing_else() {
 fn what_is_no_model_is_not_removed() {
     let place = tempfile::tempdir().unwrap();
     put(place.path(), "Documents/letter.txt", "x");
-    put(place.path(), "Documents/work/project/model.onnx", "x");
+    put(place.path(), "Documents/old/project/model.onnx", "x");
     put(place.path(), "notes.onnx", "x");
     for (name, is_known) in [("Documents", false), ("notes.onnx", false), ("notes.onnx", true)] {
         let error = remove(place.path(), name, is_known).unwrap_err();
